@@ -1,0 +1,172 @@
+"""The command line of p.haul, and the only place where its errors become text and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from phaul import VERSION, host_facts, htype, interrupts, log, places, resolve
+from phaul.display import display
+from phaul.errors import PhaulError, UsageError
+from phaul.iters import Haul, summary
+from phaul.mstats import Stats
+
+PORT = 12345
+PAIRING_PORT = 12346
+
+STATUSES = """\
+exit status:
+  0  it runs at the target
+  1  an unforeseen error: its traceback and where the logs are
+  2  the command line does not make sense
+  3  refused: it cannot work; nothing was changed on either host
+  4  no P.Haul service can be reached at the target
+  5  the hosts are not paired, or a key is not the pinned one
+  6  the peer speaks another protocol version
+  7  failed on the way: it runs on here, the target is clean
+  8  in doubt: the connection was lost after the commit; p.haul --resolve decides
+  9  cancelled: it runs on here
+  10 it runs at the target, but something could not be tidied up
+
+target: an address or name (TLS, after p.haul pair), or user@host (over ssh, nothing listens there)
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, except that its complaints are ours."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def parser() -> argparse.ArgumentParser:
+    """p.haul's whole command line: one subcommand for each row of the table, and pair."""
+    top = _Parser(
+        prog="p.haul",
+        description="Move a running container or process to another host, and leave it running.",
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"P.Haul {VERSION}")
+    top.add_argument("--resolve", metavar="NAME", help="settle a haul of NAME whose connection was lost in doubt")
+    top.add_argument(
+        "--force",
+        action="store_true",
+        help="with --resolve: run it here, whatever the target says; with a haul: nothing is forced but what other options name",
+    )
+    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and pair")
+    for name in htype.TABLE:
+        driver = htype.load(name)
+        sub = commands.add_parser(
+            name, help=f"move a {name}", epilog=STATUSES, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        driver.add_arguments(sub)
+        _add_haul_arguments(sub)
+    pair = commands.add_parser("pair", help="pair this host with a target, once")
+    pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
+    pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
+    pair.add_argument("--port", type=int, default=PAIRING_PORT)
+    return top
+
+
+def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("target", help="address or name of the target, or user@host for ssh")
+    sub.add_argument("--port", type=int, default=PORT, help=f"of p.haul-service there (default {PORT})")
+    sub.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
+    sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
+    sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
+    sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
+    sub.add_argument("--skip-cpu-check", action="store_true", help="do not compare the CPUs' features")
+    sub.add_argument("--skip-criu-check", action="store_true", help="do not insist on a CRIU new enough for the kernel")
+    sub.add_argument("--force", action="store_true", help="the same as --skip-cpu-check --skip-criu-check")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """p.haul. Returns the exit status."""
+    return told(lambda: _main(sys.argv[1:] if argv is None else argv), "p.haul")
+
+
+def told(body: Callable[[], int], program: str) -> int:
+    """Run a program's body; a foreseen error is a sentence and a status, another one its traceback."""
+    try:
+        return body()
+    except PhaulError as error:
+        for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
+            print(f"{program}: {line}", file=sys.stderr)
+        print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr)
+        return error.status
+    except Exception:
+        traceback.print_exc()
+        print(f"{program}: this was not foreseen; the logs are in {places.LOGS}", file=sys.stderr)
+        return 1
+
+
+def _main(argv: list[str]) -> int:
+    _known_type(argv)
+    options = parser().parse_args(argv)
+    if not options.command and not options.resolve:
+        raise UsageError(f"What is to be moved? Known types: {', '.join(htype.TABLE)}. See p.haul --help.")
+    host_facts.require_root()
+    interrupts.install()
+    if options.resolve:
+        return _resolve(options)
+    if options.command == "pair":
+        return _pair(options)
+    return _haul(options)
+
+
+def _known_type(argv: list[str]) -> None:
+    """argparse would call an unknown type an invalid choice: this says which there are."""
+    words = [word for word in argv if not word.startswith("-")]
+    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, "pair"):
+        htype.load(words[0])
+
+
+def _haul(options: argparse.Namespace) -> int:
+    from phaul import targets
+
+    log.setup(verbosity=options.verbosity)
+    if options.log_file:
+        log.to_file(Path(options.log_file))
+    if options.force:
+        options.skip_cpu_check = options.skip_criu_check = True
+    for sentence in resolve.settle_all():
+        print(f"An earlier haul: {sentence}")
+    driver = htype.load(options.command)
+    source = driver.source(options.subject, options)
+    reach = targets.reach(options.target, port=options.port)
+    stats = Stats()
+    try:
+        with display(stats) as show:
+            haul = Haul(driver, source, reach, options, stats, show)
+            log.to_file(haul.logs / "p.haul.log")
+            outcome = haul.run()
+        print("\n".join(summary(outcome, stats, reach.name)))
+    finally:
+        reach.close()
+    return 0
+
+
+def _resolve(options: argparse.Namespace) -> int:
+    log.setup(verbosity=0)
+    record = resolve.of_subject(options.resolve)
+    try:
+        with interrupts.shielded():
+            print("\n".join(resolve.settle(record, force=options.force)))
+    finally:
+        record.close()
+    return 0
+
+
+def _pair(options: argparse.Namespace) -> int:
+    from phaul import keys, pairing
+
+    identity, peers = keys.Identity.load_or_make(), keys.Peers()
+    print(f"This host's key: {identity.fingerprint}")
+    code = options.code or input(f"Code that `p.haul-service pair` shows on {options.target}: ")
+    fingerprint = pairing.request(options.target, code, identity, peers, port=options.port)
+    print(f"Paired with {options.target}: {fingerprint}")
+    return 0

@@ -1,0 +1,137 @@
+"""Messages over a link: a 4-byte big-endian length, at most MAX_MESSAGE, and one protobuf message.
+
+Every connection begins with a Hello and its HelloReply, so that two versions that do not speak the
+same protocol find out before anything else is said.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from phaul import VERSION, messages_pb2
+from phaul.errors import Blocked, Blocker, PhaulError, ProtocolError, from_peer
+from phaul.link import SILENCE_S, Link
+
+PROTOCOL = 1
+MAX_MESSAGE = 4 << 20
+HELLO_S = 30.0
+
+_LENGTH = struct.Struct(">I")
+
+M = TypeVar("M", bound=Message)
+
+
+class Connection:
+    """Whole messages over a link; `timeout` is in seconds of silence, None waits while the host answers."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+
+    @property
+    def peer(self) -> str:
+        return self.link.peer
+
+    def send(self, message: Message, *, timeout: float | None = SILENCE_S) -> None:
+        """Raises LinkLost, and ProtocolError for a message that is too long to be sent."""
+        body = message.SerializeToString()
+        if len(body) > MAX_MESSAGE:
+            raise ProtocolError(f"A message of {len(body)} bytes cannot be sent: at most {MAX_MESSAGE} are allowed.")
+        self.link.send(_LENGTH.pack(len(body)) + body, timeout=timeout)
+
+    def recv(self, kind: type[M], *, timeout: float | None = SILENCE_S) -> M:
+        """The peer's next message. Raises LinkLost, also at the end, and ProtocolError for what is none."""
+        message = self.recv_or_end(kind, timeout=timeout)
+        if message is None:
+            raise self.link.lost("the peer ended it")
+        return message
+
+    def recv_or_end(self, kind: type[M], *, timeout: float | None = SILENCE_S) -> M | None:
+        """As `recv`, but None where the peer ended the link between two messages."""
+        first = self.link.recv(1, timeout=timeout)
+        if not first:
+            return None
+        (length,) = _LENGTH.unpack(first + self.link.recv_exact(_LENGTH.size - 1, timeout=timeout))
+        if length > MAX_MESSAGE:
+            raise ProtocolError(
+                f"{self.peer} announced a message of {length} bytes; at most {MAX_MESSAGE} are allowed."
+            )
+        body = self.link.recv_exact(length, timeout=timeout)
+        try:
+            return kind.FromString(body)
+        except DecodeError as exc:
+            raise ProtocolError(f"{self.peer} sent something that is no message of P.Haul.") from exc
+
+    def close(self) -> None:
+        self.link.close()
+
+
+def greet(link: Link, purpose: str, token: bytes = b"", channel: str = "") -> Connection:
+    """Begin a connection as the side that opened it.
+
+    Raises ProtocolError where the peer speaks another protocol, what the peer's refusal says, LinkLost.
+    """
+    connection = Connection(link)
+    hello = messages_pb2.Hello(protocol=PROTOCOL, version=VERSION, purpose=purpose, token=token, channel=channel)
+    connection.send(hello, timeout=HELLO_S)
+    reply = connection.recv(messages_pb2.HelloReply, timeout=HELLO_S)
+    if reply.protocol != PROTOCOL:
+        raise _mismatch(link.peer, reply.protocol, reply.version)
+    if reply.HasField("failure"):
+        raise_failure(reply.failure)
+    return connection
+
+
+def welcome(
+    link: Link, check: Callable[[messages_pb2.Hello], None] | None = None
+) -> tuple[Connection, messages_pb2.Hello]:
+    """Begin a connection as the side that accepted it; `check` may raise a PhaulError to refuse the Hello.
+
+    The peer is told why. Raises ProtocolError where it speaks another protocol, what `check` raised, LinkLost.
+    """
+    connection = Connection(link)
+    hello = connection.recv(messages_pb2.Hello, timeout=HELLO_S)
+    reply = messages_pb2.HelloReply(protocol=PROTOCOL, version=VERSION)
+    try:
+        if hello.protocol != PROTOCOL:
+            raise _mismatch(link.peer, hello.protocol, hello.version)
+        if check is not None:
+            check(hello)
+    except PhaulError as exc:
+        reply.failure.CopyFrom(failure_of(exc))
+        connection.send(reply, timeout=HELLO_S)
+        raise
+    connection.send(reply, timeout=HELLO_S)
+    return connection, hello
+
+
+def failure_of(exc: PhaulError) -> messages_pb2.Failure:
+    """The message that makes the peer raise the same failure."""
+    blockers = exc.blockers if isinstance(exc, Blocked) else ()
+    return messages_pb2.Failure(
+        code=exc.code,
+        status=exc.status,
+        sentence=exc.sentence,
+        detail=exc.detail,
+        blockers=[messages_pb2.Blocker(code=b.code, sentence=b.sentence) for b in blockers],
+    )
+
+
+def raise_failure(failure: messages_pb2.Failure) -> NoReturn:
+    """Raise what the peer reported: Blocked where it names blockers, else what its status stands for."""
+    if failure.blockers:
+        raise Blocked(tuple(Blocker(b.code, b.sentence) for b in failure.blockers))
+    raise from_peer(failure.sentence, failure.code, failure.status, failure.detail)
+
+
+def _mismatch(peer: str, protocol: int, version: str) -> ProtocolError:
+    older = peer if protocol < PROTOCOL else "this host"
+    said = "".join(c for c in version[:20] if c.isprintable()) or "unknown"
+    return ProtocolError(
+        f"{peer} speaks protocol {protocol} (P.Haul {said}), this host {PROTOCOL} (P.Haul {VERSION}): "
+        f"upgrade P.Haul on {older}, which is the older one.",
+        code="version-mismatch",
+    )

@@ -1,0 +1,164 @@
+"""Reasons why a running container cannot be moved, seen at the source. Reading only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from phaul import docker_config, freezer, tasks_seen
+from phaul.docker_api import Engine
+from phaul.errors import Blocker, PhaulError
+
+Json = dict[str, Any]
+
+NOT_RUNNING = {
+    "Paused": ("paused", "is paused: unpause it first (docker unpause {name})."),
+    "Restarting": ("restarting", "is restarting: wait until it runs."),
+    "Dead": ("dead", "is dead: only a running container can be moved."),
+}
+
+
+def state_blockers(inspect: Json, name: str) -> list[Blocker]:
+    """Whether it runs at all."""
+    state = inspect["State"]
+    for field, (code, words) in NOT_RUNNING.items():
+        if state.get(field):
+            return [Blocker(code, f"Container {name} {words.format(name=name)}")]
+    if not state.get("Running"):
+        sentence = f"Container {name} is not running ({state['Status']}): only a running container can be moved."
+        return [Blocker("not-running", sentence)]
+    return []
+
+
+def config_blockers(inspect: Json, name: str) -> list[Blocker]:
+    """What its configuration rules out."""
+    host, config = inspect["HostConfig"], inspect["Config"]
+    tests = (
+        (config["Tty"], "tty", "has a terminal (-t): CRIU cannot move a terminal that the engine holds; run it without -t"),
+        (host.get("DeviceRequests"), "gpu", "uses a GPU: its state stays in the device; stop it and start it there"),
+        (host.get("Devices"), "devices", "has devices of this host (--device): their state cannot be moved"),
+        (host["Privileged"], "privileged", "is privileged, with every device of this host: it cannot be moved safely"),
+        (host.get("VolumesFrom"), "volumes-from", "uses another container's volumes (--volumes-from): name the volumes instead"),
+        (host.get("Links"), "links", "uses --link: put both into a network of their own instead"),
+        (_is_of_swarm(config), "swarm", "belongs to a swarm service: move the service with the swarm's own tools"),
+        (_joins(host.get("NetworkMode")), "network-container", "shares another container's network: it cannot be moved alone"),
+        (_joins(host.get("IpcMode")), "ipc-container", "shares another container's IPC: it cannot be moved alone"),
+        (host.get("IpcMode") == "host", "ipc-host", "shares this host's IPC (--ipc host), which cannot be moved"),
+        (host.get("PidMode"), "pid-mode", "shares a pid namespace (--pid): its processes cannot be told apart"),
+        (_storage(inspect) != "overlay2", "storage-driver", f"is kept by the storage driver {_storage(inspect)}: overlay2 is needed"),
+    )  # fmt: skip
+    found = [Blocker(code, f"Container {name} {words}.") for hit, code, words in tests if hit]
+    return found + _mount_blockers(inspect, name)
+
+
+def _is_of_swarm(config: Json) -> bool:
+    return "com.docker.swarm.service.id" in (config.get("Labels") or {})
+
+
+def _joins(mode: str | None) -> bool:
+    return (mode or "").startswith("container:")
+
+
+def _storage(inspect: Json) -> str:
+    return str((inspect.get("GraphDriver") or {}).get("Name") or inspect.get("Driver") or "unknown")
+
+
+def _mount_blockers(inspect: Json, name: str) -> list[Blocker]:
+    found = []
+    for mount in inspect["Mounts"]:
+        if mount["Destination"].endswith("docker.sock") or Path(mount.get("Source", "")).name == "docker.sock":
+            sentence = (
+                f"Container {name} has the engine's socket mounted ({mount['Destination']}): it governs this host."
+            )
+            found.append(Blocker("docker-socket", sentence))
+        if mount["Type"] == "volume" and mount["Driver"] != "local":
+            sentence = (
+                f"Volume {mount['Name']} of {name} is of the driver {mount['Driver']}: only local volumes can be moved."
+            )
+            found.append(Blocker("volume-driver", sentence))
+        if mount["Type"] not in ("volume", "bind", "tmpfs"):
+            found.append(
+                Blocker("mount-type", f"Container {name} has a mount of type {mount['Type']}: it cannot be moved.")
+            )
+    return found
+
+
+def task_blockers(inspect: Json, name: str) -> list[Blocker]:
+    """What its tasks do just now that CRIU cannot dump here."""
+    try:
+        pids = freezer.of(inspect["State"]["Pid"]).pids()
+    except PhaulError as error:
+        return [Blocker(error.code, f"Container {name}: {error.sentence}")]
+    found = []
+    if any(tasks_seen.uses_io_uring(pid) for pid in pids):
+        sentence = f"A program in {name} uses io_uring, which CRIU cannot dump: turn it off in that program."
+        found.append(Blocker("io-uring", sentence))
+    statuses = [status for status in map(tasks_seen.status_of, pids) if status]
+    foreign = {status["Uid"].split()[0] for status in statuses} - {"0"}
+    if foreign and not tasks_seen.have_capability(tasks_seen.CAP_SYS_RESOURCE):
+        sentence = f"Tasks of {name} belong to uid {min(foreign)}, and this P.Haul lacks CAP_SYS_RESOURCE to dump them."
+        found.append(Blocker("cap-sys-resource", sentence))
+    halted = [status["Name"] for status in statuses if status["State"][0] in "Tt"]
+    if halted:
+        sentence = f"{halted[0]} in {name} is stopped or traced: let it continue (kill -CONT) or detach the debugger."
+        found.append(Blocker("task-stopped", sentence))
+    return found + connection_blockers(inspect["State"]["Pid"], inspect, name)
+
+
+def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
+    """Connections to others end at another address: refused rather than broken."""
+    if inspect["HostConfig"]["NetworkMode"] == "host":
+        return []
+    outside = tasks_seen.connections(pid).outside
+    if not outside:
+        return []
+    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
+    sentence = (
+        f"Container {name} has connections that its new address would break ({outside[0]}{more}): close them first."
+    )
+    return [Blocker("connections", sentence)]
+
+
+def exec_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
+    """Programs that somebody runs in it with `docker exec`: they are no children of its first task."""
+    for exec_id in inspect.get("ExecIDs") or []:
+        if engine.exec_running(exec_id):
+            sentence = f"A docker exec session runs in {name}: end it first (docker top {name} shows it)."
+            return [Blocker("exec-running", sentence)]
+    return []
+
+
+def all_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
+    """Everything at once, so that an administrator mends everything at once."""
+    stopped = state_blockers(inspect, name)
+    if stopped:
+        return stopped
+    found = config_blockers(inspect, name) + exec_blockers(engine, inspect, name)
+    modes = {"pid-mode"} & {blocker.code for blocker in found}
+    return found if modes else found + task_blockers(inspect, name)
+
+
+def shares_host_network(inspect: Json) -> bool:
+    return bool(inspect["HostConfig"]["NetworkMode"] == "host")
+
+
+def size_of(tree: Path) -> int:
+    """Bytes that the files of a tree take on disk; each hard-linked file once."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for path in (tree, *tree.rglob("*")):
+        try:
+            info = path.lstat()
+        except FileNotFoundError:
+            continue
+        if (info.st_dev, info.st_ino) not in seen:
+            seen.add((info.st_dev, info.st_ino))
+            total += info.st_blocks * 512
+    return total
+
+
+def anonymous_and_named(inspect: Json) -> tuple[list[Json], list[Json]]:
+    """Its volumes, those that nobody named first."""
+    every = docker_config.volumes(inspect)
+    anonymous = [volume for volume in every if docker_config.is_anonymous(inspect, volume)]
+    return anonymous, [volume for volume in every if volume not in anonymous]

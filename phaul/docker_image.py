@@ -1,0 +1,108 @@
+"""The image on its way: only the layers that the target lacks, the same image id at the end.
+
+A `docker save` stream of engine 25 and newer is an OCI image layout whose layers are the files
+blobs/sha256/<diff id>; `docker load` does not open the file of a layer whose chain it has.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from typing import Any, cast
+
+from phaul.docker_api import Engine, NoSuch
+
+Json = dict[str, Any]
+CHUNK = 1 << 20
+
+
+def layers_here(engine: Engine, wanted: list[str]) -> int:
+    """How many of the image's layers, from the bottom, this engine has as a chain."""
+    best = 0
+    for image in engine.images():
+        layers = engine.image(image["Id"])["RootFS"].get("Layers") or []
+        common = 0
+        for mine, theirs in zip(layers, wanted, strict=False):
+            if mine != theirs:
+                break
+            common += 1
+        best = max(best, common)
+    return best
+
+
+def lacks(engine: Engine, image_id: str, layers: list[str]) -> list[str]:
+    """What must be sent: ["config", diff ids …], or nothing where the image is here."""
+    try:
+        engine.image(image_id)
+    except NoSuch:
+        return ["config", *layers[layers_here(engine, layers) :]]
+    return []
+
+
+class _Joined(io.RawIOBase):
+    """A readable file over chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = next(self._chunks, b"")
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+class _Kept(io.RawIOBase):
+    """A writable file that keeps what was written until it is taken."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._parts.append(bytes(data))
+        return len(data)
+
+    def take(self) -> Iterator[bytes]:
+        parts, self._parts = self._parts, []
+        return iter(parts)
+
+
+def without_layers(stream: Iterator[bytes], left_out: set[str]) -> Iterator[bytes]:
+    """The `docker save` stream without the files of these diff ids."""
+    names = {f"blobs/sha256/{layer.removeprefix('sha256:')}" for layer in left_out}
+    source = tarfile.open(fileobj=io.BufferedReader(_Joined(stream), CHUNK), mode="r|")
+    kept = _Kept()
+    sink = tarfile.open(fileobj=cast("io.BufferedIOBase", kept), mode="w|", bufsize=CHUNK)
+    for member in source:
+        if member.name in names:
+            continue
+        content = source.extractfile(member) if member.isreg() else None
+        sink.addfile(member)
+        if content:
+            yield from _copied(content, sink, kept)
+        yield from kept.take()
+    sink.close()
+    yield from kept.take()
+
+
+def _copied(content: Any, sink: tarfile.TarFile, kept: _Kept) -> Iterator[bytes]:
+    """One member's bytes, padded to tar's blocks, a chunk at a time (addfile would hold it all)."""
+    total = 0
+    raw = cast(Any, sink).fileobj
+    while data := content.read(CHUNK):
+        raw.write(data)
+        total += len(data)
+        yield from kept.take()
+    padding = -total % tarfile.BLOCKSIZE
+    raw.write(b"\0" * padding)
+    cast(Any, sink).offset += total + padding

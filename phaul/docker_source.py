@@ -1,0 +1,199 @@
+"""The docker driver's half at the source."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from phaul import (
+    criu_api,
+    docker_checks,
+    docker_config,
+    docker_dump,
+    docker_image,
+    freezer,
+    host_facts,
+    places,
+    tasks_seen,
+)
+from phaul.docker_api import Engine, NoSuch
+from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
+from phaul.htype import Dumped, Tree
+from phaul.journal import Journal
+
+LOG = logging.getLogger("phaul.docker")
+Json = dict[str, Any]
+EXIT_SECONDS = 30
+
+
+class DockerSource:
+    """One running container; nothing is changed before freeze()."""
+
+    def __init__(self, subject: str, options: argparse.Namespace) -> None:
+        self.engine = Engine()
+        self.options = options
+        try:
+            self.inspect: Json = self.engine.inspect(subject)
+        except NoSuch:
+            raise Refused(
+                f"There is no container {subject!r} on this host (docker ps shows them).", code="no-such-container"
+            ) from None
+        except HaulFailed as error:
+            if "multiple IDs" in error.sentence:
+                raise Refused(
+                    f"{subject!r} begins more than one container's id: write more of it.", code="ambiguous"
+                ) from None
+            raise Refused(error.sentence, code=error.code) from None
+        self.id = str(self.inspect["Id"])
+        self.name = str(self.inspect["Name"]).lstrip("/")
+
+    def check(self) -> list[Blocker]:
+        return docker_checks.all_blockers(self.engine, self.inspect, self.name) + _runc_blockers()
+
+    @cached_property
+    def image_document(self) -> Json:
+        image = self.engine.image(self.inspect["Image"])
+        return {
+            "id": image["Id"],
+            "layers": image["RootFS"].get("Layers") or [],
+            "tags": [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"],
+            "architecture": image["Architecture"],
+            "os": image["Os"],
+            "size": image["Size"],
+            "reference": self._reference(image["Id"]),
+        }
+
+    def _reference(self, image_id: str) -> str:
+        """The name that the container was made from, where it still means the same image."""
+        name = str(self.inspect["Config"]["Image"])
+        with contextlib.suppress(PhaulError):
+            if self.engine.image(name)["Id"] == image_id:
+                return name
+        return image_id
+
+    def wanted(self) -> Json:
+        networks = [self.engine.network(name) for name in docker_config.user_networks(self.inspect)]
+        volumes = [self.engine.volume(volume["Name"]) for volume in docker_config.volumes(self.inspect)]
+        return {
+            "inspect": self.inspect,
+            "name": self.options.dst_id or self.name,
+            "image": self.image_document,
+            "networks": networks,
+            "volumes": volumes,
+            "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
+            "copy_binds": bool(self.options.copy_binds),
+            "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()),
+        }
+
+    def trees(self) -> list[Tree]:
+        """The writable layer first, then volumes and (where they are to be copied) bind mounts, by destination."""
+        found = [Tree(Path(self.inspect["GraphDriver"]["Data"]["UpperDir"]), "rootfs", "/")]
+        found += [
+            Tree(Path(volume["Source"]), "volume", volume["Destination"])
+            for volume in docker_config.volumes(self.inspect)
+        ]
+        if self.options.copy_binds:
+            found += [
+                Tree(Path(bind["Source"]), "bind", bind["Destination"]) for bind in docker_config.binds(self.inspect)
+            ]
+        return found
+
+    def mapped(self) -> list[str]:
+        pids = freezer.of(int(self.inspect["State"]["Pid"])).pids()
+        return sorted({path for pid in pids for path in tasks_seen.written_through_maps(pid)})
+
+    def image(self, lacks: list[str]) -> Iterator[bytes] | None:
+        if not lacks:
+            return None
+        document = self.image_document
+        return docker_image.without_layers(self.engine.save(document["id"]), set(document["layers"]) - set(lacks))
+
+    def freeze(self, journal: Journal) -> None:
+        """The engine must not start it again when its copy here ends: the restart policy goes first."""
+        pid = int(self.inspect["State"]["Pid"])
+        journal.note(container=self.id, name=self.name, pid=pid, remove=bool(self.options.remove_source))
+        policy = self.inspect["HostConfig"]["RestartPolicy"]
+        if policy["Name"] not in ("", "no"):
+            journal.push("restart-policy", container=self.id, policy=policy)
+            self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
+        journal.push("pause", container=self.id, pid=pid, work=str(places.work_dir(journal.haul)))
+        self.engine.pause(self.id)
+        for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
+            raise HaulFailed(blocker.sentence, code=blocker.code)
+
+    def dump(self, images: Path, logs: Path) -> Dumped:
+        pid = int(self.inspect["State"]["Pid"])
+        host_network = docker_checks.shares_host_network(self.inspect)
+        connections = bool(tasks_seen.connections(pid).inside) or host_network
+        work = images.parent
+        try:
+            docker_dump.dump(self.id, images=images, work=work, connections=connections)
+        finally:
+            _keep_log(work / "dump.log", logs)
+        pids = freezer.of(pid).pids()
+        ordered = [pid, *(other for other in pids if other != pid)]
+        return Dumped({"connections": connections}, tasks_seen.expectation(ordered))
+
+    @staticmethod
+    def finish(facts: Json) -> list[str]:
+        """SIGKILL and thaw at once: no task comes back to user space; then the engine learns that it ended."""
+        pid, container = int(facts["pid"]), str(facts["container"])
+        with contextlib.suppress(PhaulError):
+            freezer.of(pid).kill()
+        if not freezer.await_exit(pid, timeout=EXIT_SECONDS):
+            raise HaulFailed(f"Process {pid} of the source copy does not end.", code="source-not-ended")
+        engine = Engine()
+        with contextlib.suppress(NoSuch):
+            engine.wait(container, timeout=EXIT_SECONDS)
+            if facts.get("remove"):
+                engine.remove(container, volumes=False)
+                return [f"The source container {facts['name']} is removed; its volumes stay."]
+            engine.set_restart_policy(container, docker_config.NO_RESTART)
+            return [
+                f"The source container {facts['name']} is left stopped, its restart policy put to no (docker rm removes it)."
+            ]
+        return [f"The source container {facts['name']} is gone (it was run with --rm)."]
+
+    @staticmethod
+    def undo(kind: str, args: Json) -> None:
+        UNDO[kind](args)
+
+
+def _keep_log(log: Path, logs: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        (logs / log.name).write_bytes(log.read_bytes())
+
+
+def _runc_blockers() -> list[Blocker]:
+    return host_facts.runc_blockers("this host")
+
+
+def _kind(path: Path) -> str:
+    return "directory" if path.is_dir() else "file"
+
+
+def _undo_restart_policy(args: Json) -> None:
+    with contextlib.suppress(NoSuch):
+        Engine().set_restart_policy(args["container"], args["policy"])
+
+
+def _undo_pause(args: Json) -> None:
+    """Through the engine, so that it knows; without an engine, by the cgroup: running comes first."""
+    criu_api.await_end(Path(args["work"]))
+    engine = Engine()
+    try:
+        if engine.inspect(args["container"])["State"]["Paused"]:
+            engine.unpause(args["container"])
+    except NoSuch:
+        return
+    except PhaulError:
+        LOG.warning("The engine does not answer: thawing %s by its cgroup.", args["container"][:12])
+        freezer.of(int(args["pid"])).thaw()
+
+
+UNDO = {"restart-policy": _undo_restart_policy, "pause": _undo_pause}

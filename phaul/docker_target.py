@@ -1,0 +1,201 @@
+"""The docker driver's half at the target."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from phaul import docker_config, docker_restore, docker_target_checks, freezer
+from phaul.docker_api import Engine, NoSuch
+from phaul.errors import Blocker, HaulFailed
+from phaul.journal import Journal
+
+LOG = logging.getLogger("phaul.docker")
+Json = dict[str, Any]
+START_SECONDS = 60
+
+
+class DockerTarget:
+    """One container that comes; every change is announced in the journal before it is made."""
+
+    def __init__(self, wanted: Json, journal: Journal) -> None:
+        self.engine = Engine(timeout=600)
+        self.wanted = wanted
+        self.inspect: Json = wanted["inspect"]
+        self.journal = journal
+        self.container = ""
+        self.first = 0
+
+    @staticmethod
+    def check(wanted: Json) -> tuple[list[Blocker], list[str]]:
+        return docker_target_checks.check(wanted, platform.node())
+
+    def receive_image(self, chunks: Iterator[bytes]) -> None:
+        self.engine.load(chunks)
+        self.engine.image(self.wanted["image"]["id"])
+
+    def prepare(self) -> list[Path]:
+        self._tag_image()
+        for network in self.wanted["networks"]:
+            self._make_network(network)
+        for volume in docker_config.volumes(self.inspect):
+            if not docker_config.is_anonymous(self.inspect, volume):
+                self._make_volume(volume["Name"])
+        if self.wanted["copy_binds"]:
+            for source, kind in self.wanted["binds"].items():
+                self._make_bind(Path(source), kind)
+        self._create()
+        return self._trees()
+
+    def _tag_image(self) -> None:
+        image = self.wanted["image"]
+        for tag in image["tags"]:
+            try:
+                self.engine.image(tag)
+            except NoSuch:
+                self.journal.push("tag", name=tag)
+                self.engine.tag(image["id"], tag)
+
+    def _make_network(self, network: Json) -> None:
+        name = network["Name"]
+        if name in {there["Name"] for there in self.engine.networks()}:
+            return
+        self.journal.push("network", name=name)
+        self.engine.make_network(docker_config.network_body(network))
+
+    def _make_volume(self, name: str) -> None:
+        try:
+            self.engine.volume(name)
+        except NoSuch:
+            source = next(volume for volume in self.wanted["volumes"] if volume["Name"] == name)
+            self.journal.push("volume", name=name)
+            self.engine.make_volume(name, source["Driver"], source["Options"] or {}, source["Labels"] or {})
+
+    def _make_bind(self, path: Path, kind: str) -> None:
+        if kind != "directory":
+            raise HaulFailed(
+                f"{path} is a single file: --copy-binds copies directories; put it there by hand.", code="bind-file"
+            )
+        missing = next((p for p in reversed([path, *path.parents]) if not p.exists()), None)
+        if missing:
+            self.journal.push("bind-dir", path=str(missing))
+            path.mkdir(parents=True)
+
+    def _create(self) -> None:
+        """Under a passing name, unique to this haul, so that undoing it can never meet another's container."""
+        passing = f"phaul-{self.journal.haul}"
+        self.journal.push("container", name=passing)
+        body = docker_config.create_body(self.inspect, self.wanted["image"]["reference"])
+        self.container = self.engine.create(passing, body)
+        self.journal.note(
+            container=self.container, name=self.wanted["name"], policy=self.inspect["HostConfig"]["RestartPolicy"]
+        )
+
+    def _trees(self) -> list[Path]:
+        made = self.engine.inspect(self.container)
+        places_of = {mount["Destination"]: Path(mount["Source"]) for mount in made["Mounts"]}
+        trees = [Path(made["GraphDriver"]["Data"]["UpperDir"])]
+        trees += [places_of[volume["Destination"]] for volume in docker_config.volumes(self.inspect)]
+        if self.wanted["copy_binds"]:
+            trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]
+        return trees
+
+    def restore(self, images: Path, options: Json, logs: Path) -> str:
+        # The container by its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
+        self.journal.push("container", name=self.container)
+        self.journal.push("restore", container=self.container)
+        work = images.parent / "restore-work"
+        docker_restore.announce(self.container, images=images, work=work, connections=bool(options["connections"]))
+        self.engine.rename(self.container, self.wanted["name"])
+        self.starting = docker_restore.Starting(self.container)
+        try:
+            self.first = self.starting.until_held()
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copy(work / "restore.log", logs / "restore.log")
+        return self.container
+
+    def pids(self) -> list[int]:
+        every = freezer.of(self.first).pids()
+        return [self.first, *(pid for pid in every if pid != self.first)]
+
+    def ready(self) -> None:
+        if not docker_restore.engine_alive():
+            raise HaulFailed("The target's engine died while it held the container.", code="not-held")
+        if not freezer.of(self.first).frozen():
+            raise HaulFailed("The restored tasks are not held any more.", code="not-held")
+
+    @staticmethod
+    def release(facts: Json) -> None:
+        container = str(facts["container"])
+        if not docker_restore.was_released(container):
+            docker_restore.say(container, "release")
+
+    @staticmethod
+    def settle(facts: Json) -> None:
+        container = str(facts["container"])
+        engine = Engine(timeout=START_SECONDS)
+        engine.inspect(container)
+        if facts["policy"]["Name"] not in ("", "no"):
+            engine.set_restart_policy(container, facts["policy"])
+        docker_restore.forget(container)
+
+    @staticmethod
+    def undo(kind: str, args: Json) -> None:
+        UNDO[kind](args)
+
+
+def _undo_container(args: Json) -> None:
+    """Its anonymous volumes go with it, and what the engine left of its cgroup."""
+    engine = Engine()
+    try:
+        container = str(engine.inspect(args["name"])["Id"])
+    except NoSuch:
+        return
+    engine.remove(container, volumes=True)
+    for cgroup in places_of_cgroup(container):
+        with contextlib.suppress(OSError):
+            cgroup.rmdir()
+
+
+def places_of_cgroup(container: str) -> list[Path]:
+    """Directories that a failed restore may leave in any hierarchy."""
+    return [path for pattern in ("docker", "*/docker") for path in freezer.CGROUP.glob(f"{pattern}/{container}")]
+
+
+def _undo_restore(args: Json) -> None:
+    docker_restore.discard(args["container"])
+
+
+def _undo_volume(args: Json) -> None:
+    with contextlib.suppress(NoSuch):
+        Engine().remove_volume(args["name"])
+
+
+def _undo_network(args: Json) -> None:
+    with contextlib.suppress(NoSuch):
+        Engine().remove_network(args["name"])
+
+
+def _undo_tag(args: Json) -> None:
+    with contextlib.suppress(NoSuch):
+        Engine().untag(args["name"])
+
+
+def _undo_bind(args: Json) -> None:
+    shutil.rmtree(args["path"], ignore_errors=True)
+
+
+UNDO: dict[str, Callable[[Json], None]] = {
+    "container": _undo_container,
+    "restore": _undo_restore,
+    "volume": _undo_volume,
+    "network": _undo_network,
+    "tag": _undo_tag,
+    "bind-dir": _undo_bind,
+}

@@ -1,0 +1,31 @@
+#!/bin/sh
+# CRIU calls this at points of a restore (criu(8), --action-script).
+#   setup-namespaces: connections inside the container need its loopback before their sockets come.
+#   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, with CRIU and
+#   this script moved out of it (runc started CRIU inside), so that CRIU lets go of tasks that stay still.
+set -eu
+
+freeze() {
+    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+        root=/sys/fs/cgroup
+        own=$root$(sed -n 's/^0:://p' "/proc/$CRTOOLS_INIT_PID/cgroup")
+        file=$own/cgroup.freeze word=1
+    else
+        root=/sys/fs/cgroup/freezer
+        own=$root$(sed -n 's/^[0-9]*:freezer://p' "/proc/$CRTOOLS_INIT_PID/cgroup")
+        file=$own/freezer.state word=FROZEN
+    fi
+    [ "$own" != "$root" ] && [ "$own" != "$root/" ]
+    for pid in $$ "$PPID"; do echo "$pid" > "$root/cgroup.procs"; done
+    echo "$word" > "$file"
+}
+
+case $CRTOOLS_SCRIPT_ACTION in
+setup-namespaces)
+    # The host's own loopback is up already, and a container may have no ip command: the host's is used.
+    nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up || true
+    ;;
+pre-resume)
+    freeze
+    ;;
+esac

@@ -1,0 +1,131 @@
+"""What this host is and has, for the check that both ends make before anything is touched."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import platform
+import re
+from pathlib import Path
+
+from phaul import freezer
+from phaul.errors import Blocker, PhaulError, Refused
+from phaul.htype import Capabilities
+from phaul.messages_pb2 import HostFacts
+from phaul.run import run
+
+MIN_CRIU = (4, 1)
+MIN_CRIU_FOR_KERNEL = (((6, 16), (4, 2)), ((6, 13), (4, 1)))
+MIN_RSYNC = (3, 2)
+MIN_RUNC = (1, 1)
+PYCRIU_SENTENCE = (
+    "The Python module pycriu is not on {host}. It is not on PyPI: install the distribution's package python3-pycriu."
+)
+
+
+def version_of(text: str) -> tuple[int, ...]:
+    """The first dotted number in the text, as numbers; () where there is none."""
+    found = re.search(r"\d+(\.\d+)+", text)
+    return tuple(int(part) for part in found.group().split(".")) if found else ()
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _tool_version(*argv: str) -> str:
+    try:
+        return dotted(version_of(run(argv, timeout=20, check=False).out))
+    except PhaulError:
+        return ""
+
+
+@functools.cache
+def gather() -> HostFacts:
+    """This host's facts; takes some tens of ms."""
+    words = Capabilities(pre_dump=False, post_copy=False, tcp_keep=False).words()
+    return HostFacts(
+        hostname=platform.node(),
+        machine=platform.machine(),
+        kernel=platform.release(),
+        criu=_tool_version("criu", "--version"),
+        rsync=_tool_version("rsync", "--version"),
+        cgroup_v2=freezer.is_v2(),
+        capabilities=words,
+        cpu=" ".join(sorted(_cpu_flags())),
+    )
+
+
+def _cpu_flags() -> set[str]:
+    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return set(found.group(1).split()) if found else set()
+
+
+def require_root() -> None:
+    """Raises Refused (not-root)."""
+    if os.geteuid() != 0:
+        raise Refused("P.Haul freezes, dumps and restores processes: run it as root.", code="not-root")
+
+
+def tool_blockers(facts: HostFacts, where: str) -> list[Blocker]:
+    """What is missing or too old on a host of these facts; `where` names the host for people."""
+    found = []
+    if not facts.rsync or version_of(facts.rsync) < MIN_RSYNC:
+        found.append(_tool_blocker("rsync", facts.rsync, MIN_RSYNC, where))
+    needed = criu_needed(facts.kernel)
+    if not facts.criu or version_of(facts.criu) < needed:
+        found.append(_tool_blocker("criu", facts.criu, needed, where, f" with kernel {facts.kernel}"))
+    return found
+
+
+def criu_needed(kernel: str) -> tuple[int, ...]:
+    """The oldest CRIU that works on the kernel: newer kernels changed what older CRIUs rely on."""
+    running = version_of(kernel)
+    for since, criu in MIN_CRIU_FOR_KERNEL:
+        if running >= since:
+            return criu
+    return MIN_CRIU
+
+
+def _tool_blocker(name: str, seen: str, needed: tuple[int, ...], where: str, why: str = "") -> Blocker:
+    if not seen:
+        return Blocker(f"{name}-missing", f"{name} is not on {where}: install the package {name}.")
+    return Blocker(
+        f"{name}-too-old", f"{name} {seen} on {where} is too old{why}: {dotted(needed)} or newer is needed; upgrade it."
+    )
+
+
+def runc_blockers(where: str) -> list[Blocker]:
+    seen = _tool_version("runc", "--version")
+    if version_of(seen) >= MIN_RUNC:
+        return []
+    return [_tool_blocker("runc", seen, MIN_RUNC, where)]
+
+
+def pycriu_blockers(where: str) -> list[Blocker]:
+    if importlib.util.find_spec("pycriu"):
+        return []
+    return [Blocker("pycriu-missing", PYCRIU_SENTENCE.format(host=where))]
+
+
+def cpu_blockers(source: HostFacts, target: HostFacts) -> list[Blocker]:
+    """CPU features that running code may use by now and that the target's CPU lacks."""
+    lacking = sorted(set(source.cpu.split()) - set(target.cpu.split()))
+    if source.machine != target.machine:
+        return [
+            Blocker(
+                "architecture",
+                f"This host is {source.machine}, {target.hostname} is {target.machine}: it cannot run there.",
+            )
+        ]
+    if lacking:
+        shown = " ".join(lacking[:8]) + (" …" if len(lacking) > 8 else "")
+        return [
+            Blocker(
+                "cpu-features",
+                f"The CPU of {target.hostname} lacks features that the program may use ({shown}): "
+                "choose another target, or --skip-cpu-check if you know that it does not use them.",
+            )
+        ]
+    return []

@@ -1,0 +1,160 @@
+"""Haul types: the table of drivers, and the contract between a driver and the workers.
+
+A driver is one module with three names: `CAPABILITIES`, `Source` and `Target`. The workers
+(iters, service) ask what a driver can do and never which one it is. To add one: write the module,
+add a row to TABLE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from phaul.errors import Blocker, UsageError
+from phaul.journal import Journal
+from phaul.messages_pb2 import Expectation
+
+TABLE: dict[str, str] = {
+    "docker": "phaul.p_haul_docker",
+    "pid": "phaul.p_haul_pid",
+}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be done. Of a driver, of a host and of the options; what holds is the intersection."""
+
+    file_system: bool = True  # trees of files travel with it
+    image: bool = True  # an image of which the target may have parts travels before it
+    hold: bool = True  # restored tasks can be kept from running until released
+    pre_dump: bool = True  # memory can be copied in rounds while it runs
+    post_copy: bool = True  # memory can follow after the release
+    tcp_keep: bool = True  # established connections can move
+
+    def __and__(self, other: Capabilities) -> Capabilities:
+        return Capabilities(**{f.name: getattr(self, f.name) and getattr(other, f.name) for f in fields(self)})
+
+    def words(self) -> list[str]:
+        return [f.name for f in fields(self) if getattr(self, f.name)]
+
+    @classmethod
+    def of_words(cls, words: Any) -> Capabilities:
+        """Of the words that a peer sent; unknown ones are ignored."""
+        return cls(**{f.name: f.name in set(words) for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A directory that travels: what it is of ("rootfs", "volume", "bind") and where its tasks see it."""
+
+    path: Path
+    kind: str
+    inside: str
+
+
+@dataclass(frozen=True)
+class Dumped:
+    """What the target must know to restore: CRIU's switches and what the held tasks must look like."""
+
+    options: dict[str, Any]
+    expectation: Expectation
+
+
+class Source(Protocol):
+    """The half of a driver where the tasks run now. Made once for a haul; reads only until freeze()."""
+
+    def __init__(self, subject: str, options: argparse.Namespace) -> None: ...
+
+    name: str  # what people call it
+
+    def check(self) -> list[Blocker]: ...
+
+    def wanted(self) -> dict[str, Any]:
+        """What the target needs to know, as JSON."""
+
+    def trees(self) -> list[Tree]: ...
+
+    def mapped(self) -> list[str]:
+        """Files that the frozen tasks have mapped to write through, by the paths that the tasks see."""
+
+    def image(self, lacks: list[str]) -> Iterator[bytes] | None:
+        """The image's bytes without what the target has; None where it lacks nothing."""
+
+    def freeze(self, journal: Journal) -> None:
+        """Stop the tasks where they are; every undo is pushed before its act."""
+
+    def dump(self, images: Path, logs: Path) -> Dumped:
+        """Write the frozen tasks to `images`. Raises HaulFailed with the deciding line of CRIU's log."""
+
+    @staticmethod
+    def finish(facts: dict[str, Any]) -> list[str]:
+        """The target runs: end the source copy, for good. `facts` is the journal's head; the sentences to tell."""
+
+    @staticmethod
+    def undo(kind: str, args: dict[str, Any]) -> None: ...
+
+
+class Target(Protocol):
+    """The half of a driver where the tasks will run."""
+
+    def __init__(self, wanted: dict[str, Any], journal: Journal) -> None: ...
+
+    @staticmethod
+    def check(wanted: dict[str, Any]) -> tuple[list[Blocker], list[str]]:
+        """Blockers, and what of the image is lacking here. Reads only."""
+
+    def receive_image(self, chunks: Iterator[bytes]) -> None: ...
+
+    def prepare(self) -> list[Path]:
+        """Make everything that can be made before the freeze; where the trees go, in their order."""
+
+    def restore(self, images: Path, options: dict[str, Any], logs: Path) -> str:
+        """Restore and hold; the new subject. Raises HaulFailed with the deciding line of CRIU's log."""
+
+    def pids(self) -> list[int]:
+        """The held tasks, the first one first."""
+
+    def ready(self) -> None:
+        """Raises HaulFailed (not-held) where a release could not be carried out."""
+
+    @staticmethod
+    def release(facts: dict[str, Any]) -> None:
+        """Let the held tasks run; may be repeated after a crash. `facts` is the journal's head."""
+
+    @staticmethod
+    def settle(facts: dict[str, Any]) -> None:
+        """After the release: what can wait until it runs."""
+
+    @staticmethod
+    def undo(kind: str, args: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A row of the table, loaded."""
+
+    name: str
+    capabilities: Capabilities
+    source: type[Source]
+    target: type[Target]
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+
+
+def load(name: str) -> Driver:
+    """The driver of that name. Raises UsageError (unknown-type) that lists the known ones."""
+    if name not in TABLE:
+        raise UsageError(
+            f"Unknown haul type {name!r}: this P.Haul knows {', '.join(sorted(TABLE))}.", code="unknown-type"
+        )
+    module = importlib.import_module(TABLE[name])
+    return Driver(
+        name,
+        cast(Capabilities, module.CAPABILITIES),
+        cast("type[Source]", module.Source),
+        cast("type[Target]", module.Target),
+        module.add_arguments,
+    )

@@ -1,0 +1,63 @@
+"""Signals that ask p.haul to stop: before COMMIT they cancel, after it they are noted and wait.
+
+A signal raises Cancelled in the main thread, wherever it is, except inside `shielded()`, where it
+is kept until the block ends. Undo steps and everything after COMMIT run shielded.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from phaul.errors import Cancelled
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_depth = 0
+_pending: int | None = None
+
+
+def install() -> None:
+    """From now on SIGINT, SIGTERM and SIGHUP cancel; for programs, not for libraries."""
+    for number in SIGNALS:
+        signal.signal(number, _arrived)
+
+
+def _arrived(number: int, _frame: FrameType | None) -> None:
+    global _pending
+    _pending = number
+    if not _depth:
+        _raise_pending()
+
+
+def _raise_pending() -> None:
+    global _pending
+    number, _pending = _pending, None
+    if number is not None:
+        raise Cancelled(f"Cancelled by {signal.Signals(number).name}.")
+
+
+def noted() -> bool:
+    """Whether a signal waits."""
+    return _pending is not None
+
+
+def forget() -> None:
+    """What waits is not acted on: the haul is past the point where it could be."""
+    global _pending
+    _pending = None
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """No Cancelled inside; a signal that came in the meantime raises it at the end of the outermost block."""
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+    if not _depth:
+        _raise_pending()

@@ -1,0 +1,305 @@
+"""The worker at the source: check, prepare, sync, freeze and dump, hand over.
+
+    source   begun ── frozen ── committed ── done
+    target   begun ──── held ── running ──── done
+
+Everything before COMMIT can be undone and is, on any failure or signal. After COMMIT the source
+does not thaw unless the target says that its copy is gone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from phaul import fs_haul, fs_haul_subtree, images, interrupts, journal, places, preflight, resolve
+from phaul.connection import Connection, raise_failure
+from phaul.display import Display
+from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
+from phaul.guard import Guard
+from phaul.htype import Driver, Dumped, Source, Tree
+from phaul.messages_pb2 import Begin, Discard, Prepare, Release, Reply, Request, Restore, StateIs, Verify
+from phaul.mstats import Stats, readable
+from phaul.targets import Reach
+from phaul.tasks import Crew
+from phaul.xem_rpc import Caller
+
+LOG = logging.getLogger("phaul.iters")
+
+ASK_SECONDS = 60
+LONG_SECONDS = 3600
+MAX_PASSES = 4
+SMALL_PASS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A container that runs at the target, and what is to be told about it."""
+
+    subject: str
+    notes: tuple[str, ...]
+
+
+class Haul:
+    """One haul, run once. `name` is the haul's: date, time and a random part."""
+
+    def __init__(
+        self, driver: Driver, source: Source, reach: Reach, options: argparse.Namespace, stats: Stats, show: Display
+    ) -> None:
+        self.driver, self.source, self.reach, self.options, self.stats, self.show = (
+            driver,
+            source,
+            reach,
+            options,
+            stats,
+            show,
+        )
+        self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+        self.trees: list[Tree] = []
+        self.token = b""
+        self.last_live_pass = 0.0
+
+    def run(self) -> Outcome:
+        """Raises Blocked and the like before anything is touched; HaulFailed or Cancelled after a rollback; InDoubt, Untidy after COMMIT."""
+        self.show.phase("check")
+        self.caller = Caller(self.reach.open("control"))
+        plan = preflight.plan(self.driver, self.source, self.caller, self.options)
+        resolve.refuse_unsettled(self.source.name)
+        with interrupts.shielded():
+            self.record = journal.begin(
+                journal.SOURCE,
+                haul=self.name,
+                haul_type=self.driver.name,
+                subject=self.source.name,
+                peer=self.reach.name,
+                port=self.options.port,
+            )
+            guard = Guard("source", self.name)
+        try:
+            self._move(plan)
+            return self._hand_over()
+        finally:
+            with interrupts.shielded():
+                guard.dismiss()
+                self.record.close()
+
+    @property
+    def logs(self) -> Path:
+        return places.log_dir(self.name)
+
+    # Before COMMIT
+
+    def _move(self, plan: preflight.Plan) -> None:
+        try:
+            self.work = Path(self.options.img_path) / self.name if self.options.img_path else places.WORK / self.name
+            if not self.options.keep_images:
+                self.record.push("work", path=str(self.work))
+            self.work = places.private_dir(self.work)
+            self._prepare(plan)
+            if plan.capabilities.file_system:
+                self._sync()
+            self._freeze_and_restore(plan)
+            with interrupts.shielded():
+                self.record.advance(journal.COMMITTED)
+        except BaseException as error:
+            if self.record.state == journal.COMMITTED:
+                return
+            self._roll_back(error)
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Thaw first, tell the target second; then say what happened."""
+        with interrupts.shielded():
+            self.show.phase("undo")
+            LOG.warning("rolling back: %r", error, exc_info=not isinstance(error, PhaulError))
+            failures = []
+            try:
+                resolve.undo(self.record)
+            except PhaulError as undo_error:
+                failures.append(undo_error.sentence)
+            failures += self._call_off()
+            interrupts.forget()
+        if not isinstance(error, PhaulError | Exception):
+            raise error
+        raise self._told(error, failures) from (None if isinstance(error, PhaulError) else error)
+
+    def _call_off(self) -> list[str]:
+        """Tell the target that the haul is off: on the connection that there is, or on a new one."""
+        try:
+            self.caller.call(Request(discard=Discard()), timeout=ASK_SECONDS)
+        except PhaulError as error:
+            if error.code == "undo":
+                return [error.sentence]
+            resolve.tell_discard(self.record)
+        return []
+
+    def _told(self, error: Exception, failures: list[str]) -> Exception:
+        if not isinstance(error, PhaulError):
+            return error
+        runs_on = f"{self.source.name} runs on here." if not failures else " ".join(failures)
+        sentence = f"{error.sentence.rstrip('.')}. {runs_on}"
+        detail = "\n".join(part for part in (error.detail, f"Logs: {self.logs} on both hosts.") if part)
+        kind = Cancelled if isinstance(error, Cancelled) else HaulFailed
+        return kind(sentence, code=error.code, detail=detail)
+
+    def _prepare(self, plan: preflight.Plan) -> None:
+        self.show.phase("prepare")
+        begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
+        self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
+        image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
+        if image is not None:
+            self._send_image(image)
+        prepared = self.caller.call(Request(prepare=Prepare()), timeout=LONG_SECONDS).prepared
+        self.trees = self.source.trees()
+        if len(prepared.trees) != len(self.trees):
+            raise HaulFailed("The target prepared other directories than the source has.", code="trees")
+
+    def _channel(self, name: str) -> Connection:
+        return self.reach.open("data", token=self.token, channel=name)
+
+    def _send_image(self, image: Iterator[bytes]) -> None:
+        channel = self._channel("image")
+        with contextlib.closing(channel.link):
+            channel.link.send_chunks(_counted(image, lambda count: self.stats.add("image", count)))
+            _confirm(channel)
+
+    def _sync(self) -> None:
+        """Live passes until one moves little, or no less than the one before."""
+        self.show.phase("sync")
+        before = -1
+        for _ in range(MAX_PASSES):
+            self.last_live_pass = time.time()
+            sent = self._pass([self._channel(f"tree:{number}") for number in range(len(self.trees))])
+            if sent < SMALL_PASS or 0 <= before <= sent:
+                return
+            before = sent
+
+    def _pass(self, channels: list[Connection]) -> int:
+        with Crew() as crew:
+            for channel in channels:
+                crew.stop_with(channel.link.close)
+            running = [
+                crew.add(self._push, tree, channel, live=True)
+                for tree, channel in zip(self.trees, channels, strict=True)
+            ]
+            crew.join()
+        return sum(int(future.result()) for future in running)
+
+    def _push(self, tree: Tree, channel: Connection, *, live: bool, only: list[str] | None = None) -> int:
+        with contextlib.closing(channel.link):
+            count = lambda moved: self.stats.add(tree.kind, moved)  # noqa: E731
+            return fs_haul.push(tree.path, channel, live=live, only=only, on_bytes=count).bytes_sent
+
+    def _freeze_and_restore(self, plan: preflight.Plan) -> None:
+        """The downtime begins here. Channels are opened before it."""
+        carries = plan.capabilities.file_system
+        passes = (
+            [(self._channel(f"tree:{n}"), self._channel(f"tree:{n}")) for n in range(len(self.trees))]
+            if carries
+            else []
+        )
+        memory = self._channel("images")
+        pictures = places.private_dir(self.work / "images")
+        self.show.phase("freeze")
+        self.stats.frozen = time.monotonic()
+        self.source.freeze(self.record)
+        self.record.advance(journal.FROZEN)
+        dumped = self._dump(pictures, passes)
+        with contextlib.closing(memory.link):
+            images.send(pictures, memory, on_bytes=lambda count: self.stats.add("memory", count))
+            _confirm(memory)
+        self.show.phase("restore")
+        self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
+        self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
+
+    def _dump(self, pictures: Path, passes: list[tuple[Connection, Connection]]) -> Dumped:
+        """Memory and the last pass over the trees at the same time: nothing changes any more."""
+        with Crew() as crew:
+            for pair in passes:
+                for channel in pair:
+                    crew.stop_with(channel.link.close)
+            mapped = self.source.mapped() if passes else []
+            dump = crew.add(self.source.dump, pictures, self.logs)
+            for tree, pair in zip(self.trees, passes, strict=True):
+                crew.add(self._last_pass, tree, pair, mapped)
+            crew.join()
+        dumped: Dumped = dump.result()
+        return dumped
+
+    def _last_pass(self, tree: Tree, channels: tuple[Connection, Connection], mapped: list[str]) -> None:
+        self._push(tree, channels[0], live=False)
+        doubtful = fs_haul_subtree.doubtful(tree, self.trees, mapped, self.last_live_pass)
+        if doubtful:
+            self._push(tree, channels[1], live=False, only=doubtful)
+        channels[1].link.close()
+
+    # After COMMIT
+
+    def _hand_over(self) -> Outcome:
+        """Nothing interrupts this: the target's copy is the one that lives from now on."""
+        with interrupts.shielded():
+            self.show.phase("release")
+            seen = self._release()
+            if seen.state == journal.UNDONE:
+                self._taken_back()
+            if seen.state not in (journal.RUNNING, journal.DONE):
+                raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
+            self.stats.released = time.monotonic()
+            self.show.phase("finish")
+            try:
+                notes = resolve.finish(self.record)
+            except PhaulError as error:
+                raise Untidy(
+                    f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence}", code=error.code
+                ) from None
+            if interrupts.noted():
+                notes.append("The signal came after the container was committed: it was too late to cancel.")
+                interrupts.forget()
+            return Outcome(seen.subject, tuple(notes))
+
+    def _release(self) -> StateIs:
+        try:
+            return self.caller.call(Request(release=Release()), timeout=ASK_SECONDS).state_is
+        except InDoubt:
+            raise
+        except PhaulError as error:
+            LOG.warning("the release was not answered: %s", error.sentence)
+            if error.code == "not-held":
+                return StateIs(state=journal.UNDONE)
+            return resolve.release(self.record)
+
+    def _taken_back(self) -> None:
+        resolve.undo(self.record)
+        raise HaulFailed(
+            f"The target could not release the container. {self.source.name} runs on here.",
+            code="not-held",
+            detail=f"Logs: {self.logs} on both hosts.",
+        )
+
+
+def _counted(chunks: Iterator[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        on_bytes(len(chunk))
+        yield chunk
+
+
+def _confirm(channel: Connection) -> None:
+    """The target has all of it. Raises what it says otherwise."""
+    reply = channel.recv(Reply, timeout=LONG_SECONDS)
+    if reply.HasField("failure"):
+        raise_failure(reply.failure)
+
+
+def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
+    """The lines at the end."""
+    return [
+        f"Runs on {where} as {outcome.subject[:12]}.",
+        f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, {readable(stats.total)} sent ({stats.by_kind()}).",
+        *outcome.notes,
+    ]

@@ -1,0 +1,238 @@
+"""What a host knows of a haul, on disk before it is done: states, and undo steps not yet undone.
+
+One file for a haul and a side, one JSON object a line, each fsynced before the act it announces:
+
+    {"haul": "…", "side": "source", "type": "docker", "subject": "web", "peer": "10.0.0.2", "begun": 1764000000.0}
+    {"push": 0, "kind": "pause", "args": {"id": "…"}}     an act follows that `kind` undoes
+    {"state": "frozen"}
+    {"undone": 0}
+
+A torn last line (power loss in mid-write) announces nothing and is ignored. The file is locked
+(flock) by the process that carries the haul out, so that who finds it unlocked may settle it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from phaul import places
+
+SOURCE, TARGET = "source", "target"
+BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE = (
+    "begun",
+    "frozen",
+    "committed",
+    "held",
+    "running",
+    "done",
+    "undone",
+)
+
+# Who may follow whom. COMMITTED ends in UNDONE only after the target said that its copy is gone.
+TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    SOURCE: {
+        BEGUN: (FROZEN, UNDONE),
+        FROZEN: (COMMITTED, UNDONE),
+        COMMITTED: (DONE, UNDONE),
+        DONE: (),
+        UNDONE: (),
+    },
+    TARGET: {
+        BEGUN: (HELD, UNDONE),
+        HELD: (RUNNING, UNDONE),
+        RUNNING: (DONE,),
+        DONE: (),
+        UNDONE: (),
+    },
+}
+SETTLED = (DONE, UNDONE)
+KEEP = 200
+
+
+class Busy(Exception):
+    """Another process carries this haul out."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One undo step: the driver's word for it and its arguments (JSON)."""
+
+    number: int
+    kind: str
+    args: dict[str, Any]
+
+
+class Journal:
+    """One haul's journal, locked by this process until close()."""
+
+    def __init__(self, path: Path, file_descriptor: int) -> None:
+        self.path = path
+        self._fd = file_descriptor
+        self.head: dict[str, Any] = {}
+        self.state = BEGUN
+        self._steps: dict[int, Step] = {}
+        self._pushed = 0
+
+    @property
+    def haul(self) -> str:
+        return str(self.head["haul"])
+
+    @property
+    def side(self) -> str:
+        return str(self.head["side"])
+
+    @property
+    def subject(self) -> str:
+        return str(self.head["subject"])
+
+    @property
+    def settled(self) -> bool:
+        return self.state in SETTLED
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Undo steps pushed and not undone, the newest first."""
+        return tuple(sorted(self._steps.values(), key=lambda step: -step.number))
+
+    def advance(self, state: str) -> None:
+        """Go over to the state, on disk first. Raises ValueError for a transition that is not in the table."""
+        if state not in TRANSITIONS[self.side][self.state]:
+            raise ValueError(f"haul {self.haul}: {self.side} cannot go from {self.state} to {state}")
+        self._write({"state": state})
+
+    def push(self, kind: str, **args: Any) -> int:
+        """Announce an act that `kind` undoes, before it is done; its number, for `forget`."""
+        self._write({"push": self._pushed, "kind": kind, "args": args})
+        return self._pushed - 1
+
+    def forget(self, number: int) -> None:
+        """The step is undone, or needs no undoing any more."""
+        self._write({"undone": number})
+
+    def note(self, **facts: Any) -> None:
+        """Facts that a later reader needs (the new container's id, say); they end in `head`."""
+        self._write({"note": facts})
+
+    def roll_back(self, undo: Callable[[str, dict[str, Any]], None]) -> list[str]:
+        """Undo every step, the newest first; the sentences of those that failed (they stay pushed)."""
+        failed = []
+        for step in self.steps:
+            try:
+                undo(step.kind, step.args)
+            except Exception as error:
+                failed.append(f"{step.kind}: {error}")
+            else:
+                self.forget(step.number)
+        return failed
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        data = json.dumps(record).encode() + b"\n"
+        os.write(self._fd, data)
+        os.fsync(self._fd)
+        self._apply(record)
+
+    def _apply(self, record: dict[str, Any]) -> None:
+        if "state" in record:
+            self.state = record["state"]
+        elif "push" in record:
+            number = int(record["push"])
+            self._steps[number] = Step(number, record["kind"], record["args"])
+            self._pushed = number + 1
+        elif "undone" in record:
+            self._steps.pop(int(record["undone"]), None)
+        elif "note" in record:
+            self.head.update(record["note"])
+        elif not self.head:
+            self.head = record
+
+    def _read_back(self) -> None:
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].splitlines():
+            self._apply(json.loads(line))
+        if whole != len(data):
+            os.ftruncate(self._fd, whole)
+
+
+def begin(side: str, *, haul: str, haul_type: str, subject: str, peer: str, **facts: Any) -> Journal:
+    """A new journal, locked; raises FileExistsError where this haul has one."""
+    places.private_dir(places.JOURNALS)
+    _prune()
+    path = places.JOURNALS / f"{haul}.{side}"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    journal = Journal(path, descriptor)
+    head = {"haul": haul, "side": side, "type": haul_type, "subject": subject, "peer": peer, "begun": time.time()}
+    journal._write({**head, **facts})
+    _sync_directory()
+    return journal
+
+
+def take(path: Path, *, wait: bool = False) -> Journal:
+    """Open and lock an existing journal. Raises Busy where its owner lives (unless `wait`), FileNotFoundError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Busy(path.name) from None
+    journal = Journal(path, descriptor)
+    journal._read_back()
+    return journal
+
+
+def read(path: Path) -> Journal:
+    """A journal as it stands, for looking only: not locked, not to be written."""
+    journal = Journal(path, -1)
+    data = path.read_bytes()
+    for line in data[: data.rfind(b"\n") + 1].splitlines():
+        journal._apply(json.loads(line))
+    return journal
+
+
+def find(side: str, haul: str) -> Path:
+    return places.JOURNALS / f"{haul}.{side}"
+
+
+def all_of(side: str) -> Iterator[Path]:
+    """The paths of this side's journals, the newest haul first."""
+    found = [path for path in places.JOURNALS.glob(f"*.{side}") if path.stat().st_size]
+    yield from sorted(found, reverse=True)
+
+
+def unsettled(side: str) -> Iterator[Journal]:
+    """Journals of this side whose haul has not ended (locked ones too), for looking only."""
+    for path in all_of(side):
+        with contextlib.suppress(FileNotFoundError):
+            journal = read(path)
+            if journal.head and not journal.settled:
+                yield journal
+
+
+def _prune() -> None:
+    """Old settled journals go, the newest KEEP stay: they answer what became of a haul."""
+    paths = sorted(places.JOURNALS.iterdir(), reverse=True)
+    for path in paths[KEEP:]:
+        with contextlib.suppress(FileNotFoundError):
+            journal = read(path)
+            if not journal.head or (journal.settled and not journal.steps):
+                path.unlink()
+
+
+def _sync_directory() -> None:
+    descriptor = os.open(places.JOURNALS, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,36 @@
+"""Logging: each haul has a directory under /var/log/phaul; the terminal gets warnings, or more by -v."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(threadName)s %(name)s: %(message)s"
+ROOT = logging.getLogger("phaul")
+
+
+def setup(*, verbosity: int, stream: bool = True) -> None:
+    """Messages on stderr: warnings, with one -v what happens, with two everything."""
+    ROOT.setLevel(logging.DEBUG)
+    ROOT.propagate = False
+    if stream:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
+        handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+        ROOT.addHandler(handler)
+
+
+def to_file(path: Path) -> logging.Handler:
+    """Everything into the file as well, from now on; the caller may remove the handler again."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handler = logging.FileHandler(path)
+    path.chmod(0o600)
+    handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    ROOT.addHandler(handler)
+    return handler
+
+
+def drop(handler: logging.Handler) -> None:
+    ROOT.removeHandler(handler)
+    handler.close()

@@ -1,0 +1,50 @@
+"""What a haul moved and how long it took."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+KINDS = ("image", "rootfs", "volume", "bind", "memory")
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def readable(count: float) -> str:
+    """Bytes for people: "1.5 MiB"."""
+    unit = 0
+    while count >= 1024 and unit < len(UNITS) - 1:
+        count, unit = count / 1024, unit + 1
+    return f"{count:.0f} {UNITS[unit]}" if unit == 0 else f"{count:.1f} {UNITS[unit]}"
+
+
+@dataclass
+class Stats:
+    """Counters of one haul; seconds are of the monotonic clock."""
+
+    begun: float = field(default_factory=time.monotonic)
+    frozen: float = 0.0
+    released: float = 0.0
+    sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, kind: str, count: int) -> None:
+        with self._lock:
+            self.sent[kind] += count
+
+    @property
+    def total(self) -> int:
+        return sum(self.sent.values())
+
+    @property
+    def downtime(self) -> float:
+        """Seconds from the freeze to the target's word that it runs."""
+        return self.released - self.frozen
+
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def by_kind(self) -> str:
+        return ", ".join(
+            f"{kind} {readable(count)}" for kind, count in self.sent.items() if count or kind in ("image", "memory")
+        )

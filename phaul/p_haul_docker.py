@@ -1,0 +1,25 @@
+"""Haul type docker: a container of the Docker engine, beneath its checkpoint API and above its container API."""
+
+from __future__ import annotations
+
+import argparse
+
+from phaul.docker_source import DockerSource as Source
+from phaul.docker_target import DockerTarget as Target
+from phaul.htype import Capabilities
+
+CAPABILITIES = Capabilities(file_system=True, image=True, hold=True, pre_dump=False, post_copy=False, tcp_keep=False)
+
+__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `p.haul docker`."""
+    parser.add_argument("subject", metavar="container", help="name, id, or the beginning of an id")
+    parser.add_argument("--dst-id", metavar="NAME", help="the container's name at the target (default: the same)")
+    parser.add_argument("--copy-binds", action="store_true", help="copy bind-mounted directories that the target lacks")
+    parser.add_argument(
+        "--remove-source",
+        action="store_true",
+        help="remove the source container at the end (default: leave it stopped)",
+    )

@@ -1,0 +1,256 @@
+"""Haul type pid: a process and its descendants, by CRIU alone.
+
+Its files are not carried: both hosts share a file system, or have the same files. The tasks keep
+their pids. They are held stopped (SIGSTOP, CRIU's --leave-stopped), and released by SIGCONT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from phaul import criu_api, freezer, tasks_seen
+from phaul.errors import Blocker, HaulFailed, Refused
+from phaul.host_facts import pycriu_blockers
+from phaul.htype import Capabilities, Dumped, Tree
+from phaul.journal import Journal
+from phaul.pid_files import FileSeen, files_of, lacking
+
+CAPABILITIES = Capabilities(file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False)
+Json = dict[str, Any]
+EXIT_SECONDS = 30.0
+
+__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `p.haul pid`."""
+    parser.add_argument("subject", metavar="pid", help="the first process of the tree that moves")
+    parser.add_argument("-j", "--shell-job", action="store_true", help="it belongs to a shell's session or terminal")
+    parser.add_argument("--pid-root", metavar="DIR", help="the root directory to restore it in (default: the host's)")
+    parser.add_argument("--dst-rpid", metavar="FILE", help="write its pid to FILE at the target")
+
+
+def tree_of(pid: int) -> list[int]:
+    """The process and its descendants, the process first."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return []
+
+
+def born(pid: int) -> float:
+    """When the process was started (seconds since the epoch): tells it from a later one of the same pid."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).create_time())
+    return 0.0
+
+
+class Source:
+    """A process tree of this host."""
+
+    def __init__(self, subject: str, options: argparse.Namespace) -> None:
+        if not subject.isdigit() or not tree_of(int(subject)):
+            raise Refused(f"There is no process {subject!r} on this host.", code="no-such-process")
+        self.pid = int(subject)
+        self.options = options
+        self.name = subject
+
+    def check(self) -> list[Blocker]:
+        found = pycriu_blockers("this host")
+        status = tasks_seen.status_of(self.pid)
+        if self.pid == 1 or "VmSize" not in status:
+            found.append(Blocker("not-movable", f"Process {self.pid} is the host's first process or a kernel thread."))
+        if os.getpid() in tree_of(self.pid):
+            found.append(
+                Blocker("not-movable", f"Process {self.pid} is an ancestor of this p.haul: start p.haul elsewhere.")
+            )
+        if os.getsid(self.pid) != self.pid and not self.options.shell_job:
+            found.append(
+                Blocker(
+                    "shell-job",
+                    f"Process {self.pid} belongs to a session of another process: move it with --shell-job.",
+                )
+            )
+        for connection in self._outside():
+            found.append(
+                Blocker(
+                    "connections",
+                    f"Process {self.pid} has a connection that would break ({connection}): close it first.",
+                )
+            )
+        return found + self._task_blockers()
+
+    def _outside(self) -> list[str]:
+        """Its own connections to others; the namespace is the host's and has more."""
+        ends = []
+        for pid in tree_of(self.pid):
+            with contextlib.suppress(psutil.Error):
+                for seen in psutil.Process(pid).net_connections(kind="tcp"):
+                    if seen.raddr and not str(seen.raddr.ip).startswith("127."):
+                        ends.append(f"{seen.laddr.ip}:{seen.laddr.port} - {seen.raddr.ip}:{seen.raddr.port}")
+        return ends[:1]
+
+    def _task_blockers(self) -> list[Blocker]:
+        found = []
+        statuses = [tasks_seen.status_of(pid) for pid in tree_of(self.pid)]
+        if any(status and status["State"][0] in "Tt" for status in statuses):
+            found.append(
+                Blocker("task-stopped", f"Process {self.pid} or a child is stopped or traced: let it continue first.")
+            )
+        foreign = any(status and status["Uid"].split()[0] != "0" for status in statuses)
+        if foreign and not tasks_seen.have_capability(tasks_seen.CAP_SYS_RESOURCE):
+            found.append(
+                Blocker(
+                    "cap-sys-resource",
+                    f"Process {self.pid} is not root's, and this P.Haul lacks CAP_SYS_RESOURCE to dump it.",
+                )
+            )
+        return found
+
+    def wanted(self) -> Json:
+        pids = tree_of(self.pid)
+        return {
+            "pids": pids,
+            "threads": sorted({thread.id for pid in pids for thread in psutil.Process(pid).threads()}),
+            "files": [seen.document() for seen in files_of(pids)],
+            "shell_job": bool(self.options.shell_job),
+            "root": self.options.pid_root or "",
+            "rpid": self.options.dst_rpid or "",
+        }
+
+    def trees(self) -> list[Tree]:
+        return []
+
+    def mapped(self) -> list[str]:
+        return []
+
+    def image(self, lacks: list[str]) -> Iterator[bytes] | None:
+        return None
+
+    def freeze(self, journal: Journal) -> None:
+        """CRIU stops them as it dumps."""
+        pids = [[pid, born(pid)] for pid in tree_of(self.pid)]
+        journal.note(pids=pids)
+        journal.push("stop", pids=pids, work=str(_work_of(journal)))
+
+    def dump(self, images: Path, logs: Path) -> Dumped:
+        options = {"shell_job": self.options.shell_job, "root": self.options.pid_root}
+        try:
+            criu_api.dump(self.pid, images, options)
+        finally:
+            _move_log(images / "dump.log", logs)
+        return Dumped({}, tasks_seen.expectation(sorted(tree_of(self.pid)), mounts=False))
+
+    @staticmethod
+    def finish(facts: Json) -> list[str]:
+        for pid, started in facts["pids"]:
+            if born(pid) == started:
+                os.kill(pid, signal.SIGKILL)
+        for pid, started in facts["pids"]:
+            if born(pid) == started and not freezer.await_exit(pid, timeout=EXIT_SECONDS):
+                raise HaulFailed(f"Process {pid} here does not end.", code="source-not-ended")
+        return ["The processes here have ended."]
+
+    @staticmethod
+    def undo(kind: str, args: Json) -> None:
+        """Kind "stop": let them run."""
+        criu_api.await_end(Path(args["work"]))
+        for pid, started in args["pids"]:
+            if born(pid) == started:
+                os.kill(pid, signal.SIGCONT)
+
+
+class Target:
+    """A process tree that comes to this host."""
+
+    def __init__(self, wanted: Json, journal: Journal) -> None:
+        self.wanted = wanted
+        self.journal = journal
+        self.first = 0
+
+    @staticmethod
+    def check(wanted: Json) -> tuple[list[Blocker], list[str]]:
+        here = os.uname().nodename
+        found = pycriu_blockers(here)
+        taken = [number for number in wanted["threads"] if Path(f"/proc/{int(number)}").exists()]
+        if taken:
+            found.append(
+                Blocker(
+                    "pid-taken",
+                    f"Pid {taken[0]} is in use on {here}: the process keeps its pid; try again later or another host.",
+                )
+            )
+        root = Path(wanted["root"] or "/")
+        seen = [FileSeen.of_document(document) for document in wanted["files"]]
+        found += [
+            Blocker("file-differs", f"{words} on {here}: the process needs the same files there.")
+            for words in lacking(seen, root)
+        ]
+        if wanted["rpid"] and Path(wanted["rpid"]).exists():
+            found.append(
+                Blocker("file-exists", f"{wanted['rpid']} exists on {here}: name another file with --dst-rpid.")
+            )
+        return found, []
+
+    def receive_image(self, chunks: Iterator[bytes]) -> None:
+        raise HaulFailed("A process has no image.", code="no-image")
+
+    def prepare(self) -> list[Path]:
+        return []
+
+    def restore(self, images: Path, options: Json, logs: Path) -> str:
+        since = time.time()
+        self.journal.push("restored", pids=self.wanted["pids"], since=since)
+        try:
+            self.first = criu_api.restore(images, {"shell_job": self.wanted["shell_job"], "root": self.wanted["root"]})
+        finally:
+            _move_log(images / "restore.log", logs)
+        self.journal.note(container=str(self.first), pids=self.pids(), rpid=self.wanted["rpid"])
+        return str(self.first)
+
+    def pids(self) -> list[int]:
+        return tree_of(self.first)
+
+    def ready(self) -> None:
+        states = [tasks_seen.status_of(pid).get("State", "X")[0] for pid in self.pids()]
+        if not states or set(states) - set("TZ"):
+            raise HaulFailed("The restored processes are not held any more.", code="not-held")
+
+    @staticmethod
+    def release(facts: Json) -> None:
+        for pid in facts["pids"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def settle(facts: Json) -> None:
+        if facts["rpid"]:
+            with contextlib.suppress(FileExistsError), Path(facts["rpid"]).open("x") as file:
+                file.write(f"{facts['container']}\n")
+
+    @staticmethod
+    def undo(kind: str, args: Json) -> None:
+        """Kind "restored": kill what came since."""
+        for pid in args["pids"]:
+            if born(pid) >= args["since"] - 1:
+                os.kill(pid, signal.SIGKILL)
+                freezer.await_exit(pid, timeout=EXIT_SECONDS)
+
+
+def _work_of(journal: Journal) -> Path:
+    return Path(journal.head.get("work") or journal.path.parent.parent / "work" / journal.haul)
+
+
+def _move_log(log: Path, logs: Path) -> None:
+    """Out of the images, which travel."""
+    with contextlib.suppress(FileNotFoundError):
+        (logs / log.name).write_bytes(log.read_bytes())
+        log.unlink()

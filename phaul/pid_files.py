@@ -1,0 +1,84 @@
+"""The files that processes need to find at the target: open, mapped, or their programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PROC = Path("/proc")
+WRITING = os.O_WRONLY | os.O_RDWR
+
+
+@dataclass(frozen=True)
+class FileSeen:
+    """A file by its path, with its size in bytes; `grows` where a process writes to it, so that its size means nothing."""
+
+    path: str
+    size: int
+    grows: bool
+
+    def document(self) -> dict[str, Any]:
+        return {"path": self.path, "size": self.size, "grows": self.grows}
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> FileSeen:
+        return cls(str(document["path"]), int(document["size"]), bool(document["grows"]))
+
+
+def files_of(pids: list[int]) -> list[FileSeen]:
+    """Each file once, by path."""
+    found: dict[str, FileSeen] = {}
+    for pid in pids:
+        for path in _mapped(pid):
+            with contextlib.suppress(OSError):
+                found.setdefault(path, FileSeen(path, os.stat(path).st_size, grows=False))
+        for seen in _open(pid):
+            found[seen.path] = seen
+    return sorted(found.values(), key=lambda seen: seen.path)
+
+
+def _mapped(pid: int) -> set[str]:
+    with contextlib.suppress(OSError):
+        lines = (PROC / str(pid) / "maps").read_text().splitlines()
+        fields = [line.split(maxsplit=5) for line in lines]
+        return {f[5] for f in fields if len(f) == 6 and f[5].startswith("/") and not f[5].endswith("(deleted)")}
+    return set()
+
+
+def _open(pid: int) -> list[FileSeen]:
+    found = []
+    with contextlib.suppress(OSError):
+        for name in os.listdir(PROC / str(pid) / "fd"):
+            with contextlib.suppress(OSError, ValueError):
+                entry = PROC / str(pid) / "fd" / name
+                seen = os.stat(entry)
+                path = os.readlink(entry)
+                if stat.S_ISREG(seen.st_mode) and not path.endswith(" (deleted)"):
+                    found.append(FileSeen(path, seen.st_size, grows=bool(_flags(pid, name) & WRITING)))
+    return found
+
+
+def _flags(pid: int, descriptor: str) -> int:
+    """Of open(2), in octal in /proc/<pid>/fdinfo/<n>."""
+    for line in (PROC / str(pid) / "fdinfo" / descriptor).read_text().splitlines():
+        if line.startswith("flags:"):
+            return int(line.split()[1], 8)
+    return 0
+
+
+def lacking(files: list[FileSeen], root: Path) -> list[str]:
+    """Sentences on files that are not here, or of another size."""
+    found = []
+    for seen in files:
+        try:
+            size = os.stat(root / seen.path.lstrip("/")).st_size
+        except OSError:
+            found.append(f"{seen.path} is missing")
+            continue
+        if size != seen.size and not seen.grows:
+            found.append(f"{seen.path} has {size} bytes instead of {seen.size}")
+    return found

@@ -1,0 +1,33 @@
+"""Where P.Haul keeps things on a host; each root can be moved by its environment variable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ETC = Path(os.environ.get("PHAUL_ETC", "/etc/phaul"))
+STATE = Path(os.environ.get("PHAUL_STATE", "/var/lib/phaul"))
+RUN = Path(os.environ.get("PHAUL_RUN", "/run/phaul"))
+LOGS = Path(os.environ.get("PHAUL_LOGS", "/var/log/phaul"))
+
+JOURNALS = STATE / "journal"
+WORK = STATE / "work"
+RESTORE = RUN / "restore"
+
+RESOLVE_HINT = "p.haul --resolve"
+
+
+def private_dir(path: Path) -> Path:
+    """The directory, made with its parents where missing, readable by its owner alone (0700)."""
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.chmod(0o700)
+    return path
+
+
+def work_dir(haul: str) -> Path:
+    """The haul's own directory for images and scratch files; the caller wipes it at the end."""
+    return private_dir(WORK / haul)
+
+
+def log_dir(haul: str) -> Path:
+    return private_dir(LOGS / haul)

@@ -1,0 +1,57 @@
+"""All reasons of both hosts why a haul cannot work, before anything is touched: one Plan, or one refusal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+
+from phaul import host_facts
+from phaul.errors import Blocked, Blocker
+from phaul.htype import Capabilities, Driver, Source
+from phaul.messages_pb2 import Check, HostFacts, Request
+from phaul.xem_rpc import Caller
+
+CHECK_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done: what driver, hosts and options can do together, and what the target lacks of the image."""
+
+    capabilities: Capabilities
+    wanted: bytes
+    lacks: tuple[str, ...]
+    target: HostFacts
+
+
+def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Namespace) -> Plan:
+    """Raises Blocked with every blocker of both hosts."""
+    facts = host_facts.gather()
+    blockers = [*_tools(facts, "this host", options), *source.check()]
+    if any(blocker.code in _NOTHING_TO_SHOW for blocker in blockers):
+        raise Blocked(tuple(blockers))
+    wanted = json.dumps(source.wanted()).encode()
+    request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
+    checked = caller.call(request, timeout=CHECK_SECONDS).checked
+    there = checked.facts
+    blockers += [*_tools(there, there.hostname, options), *_cpu(facts, there, options)]
+    blockers += [Blocker(blocker.code, blocker.sentence) for blocker in checked.blockers]
+    if blockers:
+        raise Blocked(tuple(dict.fromkeys(blockers)))
+    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
+    return Plan(able, wanted, tuple(checked.lacks), there)
+
+
+# A subject that does not run has nothing to ask the target about.
+_NOTHING_TO_SHOW = frozenset({"paused", "restarting", "dead", "not-running", "gone", "storage-driver"})
+
+
+def _tools(facts: HostFacts, where: str, options: argparse.Namespace) -> list[Blocker]:
+    found = host_facts.tool_blockers(facts, where)
+    return [blocker for blocker in found if not (options.skip_criu_check and blocker.code == "criu-too-old")]
+
+
+def _cpu(here: HostFacts, there: HostFacts, options: argparse.Namespace) -> list[Blocker]:
+    found = host_facts.cpu_blockers(here, there)
+    return [blocker for blocker in found if not (options.skip_cpu_check and blocker.code == "cpu-features")]

@@ -1,0 +1,147 @@
+"""The two halves of a relay between a stream and a local socket, and the framing of both.
+
+Bytes travel in chunks: a 4-byte big-endian length and that many bytes, at most MAX_CHUNK; length 0
+ends the stream. So a stream can end while what carries it lives on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+from phaul.errors import LinkLost, ProtocolError
+
+MAX_CHUNK = 1 << 20
+LENGTH = struct.Struct(">I")
+# OpenSSL takes a write whole or not at all, and wants it offered again unchanged: small slices
+# keep the memory that a stalled write holds small.
+SLICE = 64 << 10
+_RELAYED = 256 << 10
+
+
+class Stream(Protocol):
+    """What a relay needs of a link: attempts that return None where they would block."""
+
+    peer: str
+
+    def try_send(self, data: memoryview) -> int | None: ...
+
+    def try_recv(self, view: memoryview) -> int | None: ...
+
+    def lost(self, reason: str) -> LinkLost: ...
+
+
+def chunk_length(peer: str, header: bytes) -> int:
+    """The length that a chunk's first 4 bytes announce; raises ProtocolError where it is too much."""
+    (length,) = LENGTH.unpack(header)
+    if length > MAX_CHUNK:
+        raise ProtocolError(f"{peer} announced a chunk of {length} bytes; at most {MAX_CHUNK} are allowed.")
+    return int(length)
+
+
+class Outward:
+    """The half of a relay that carries chunks from the local socket to the link."""
+
+    def __init__(self, link: Stream, local: socket.socket, count: Callable[[int], None]) -> None:
+        self._link, self._local, self._count = link, local, count
+        self._frame = memoryview(bytearray(LENGTH.size + _RELAYED))
+        self.waiting = memoryview(b"")
+        self.wants_local = True
+        self.done = False
+        self.total = 0
+
+    def step(self) -> bool:
+        """Move what can be moved now; False: nothing could."""
+        if self.waiting:
+            return self._write()
+        return self.wants_local and self._read()
+
+    def _write(self) -> bool:
+        taken = self._link.try_send(self.waiting[:SLICE])
+        if taken is None:
+            return False
+        self.waiting = self.waiting[taken:]
+        self.done = not self.waiting and not self.wants_local
+        return True
+
+    def _read(self) -> bool:
+        try:
+            got = self._local.recv_into(self._frame[LENGTH.size :])
+        except BlockingIOError:
+            return False
+        except OSError:
+            got = 0
+        self.wants_local = got > 0
+        LENGTH.pack_into(self._frame, 0, got)
+        self.waiting = self._frame[: LENGTH.size + got]
+        self.total += got
+        self._count(got)
+        return True
+
+
+class Inward:
+    """The half of a relay that carries chunks from the link to the local socket."""
+
+    def __init__(self, link: Stream, local: socket.socket, count: Callable[[int], None]) -> None:
+        self._link, self._local, self._count = link, local, count
+        self._buffer = memoryview(bytearray(_RELAYED))
+        self._header = memoryview(bytearray(LENGTH.size))
+        self._header_got = 0
+        self._chunk_left = 0
+        self._local_died = False
+        self.waiting = memoryview(b"")
+        self.done = False
+        self.total = 0
+
+    @property
+    def wants_link(self) -> bool:
+        return not self.done and not self.waiting
+
+    def step(self) -> bool:
+        """Move what can be moved now; False: nothing could."""
+        if self.waiting:
+            return self._write()
+        if self.done:
+            return False
+        into = self._buffer[: self._chunk_left] if self._chunk_left else self._header[self._header_got :]
+        got = self._link.try_recv(into)
+        if got is None:
+            return False
+        if not got:
+            raise self._link.lost("it ended in the middle of a stream")
+        if self._chunk_left:
+            self._take_bytes(got)
+        else:
+            self._take_header(got)
+        return True
+
+    def _take_bytes(self, got: int) -> None:
+        self._chunk_left -= got
+        self.total += got
+        self._count(got)
+        if not self._local_died:
+            self.waiting = self._buffer[:got]
+
+    def _take_header(self, got: int) -> None:
+        self._header_got += got
+        if self._header_got < LENGTH.size:
+            return
+        self._header_got = 0
+        self._chunk_left = chunk_length(self._link.peer, bytes(self._header))
+        if not self._chunk_left:
+            self.done = True
+            with contextlib.suppress(OSError):
+                self._local.shutdown(socket.SHUT_WR)
+
+    def _write(self) -> bool:
+        try:
+            self.waiting = self.waiting[self._local.send(self.waiting) :]
+        except BlockingIOError:
+            return False
+        except OSError:
+            self._local_died = True
+            self.waiting = memoryview(b"")
+        return True

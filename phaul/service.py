@@ -1,0 +1,245 @@
+"""p.haul-service: what a target does with the connections that reach it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import threading
+import time
+
+from phaul import host_facts, htype, journal, session
+from phaul.connection import Connection, failure_of, welcome
+from phaul.errors import Blocker, HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
+from phaul.link import Link
+from phaul.messages_pb2 import Begin, Check, Checked, Done, Hello, Reply, Request, StateIs
+from phaul.messages_pb2 import Blocker as BlockerMessage
+from phaul.session import Session
+from phaul.xem_rpc import serve
+
+LOG = logging.getLogger("phaul.service")
+
+HAUL_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
+# After the control connection of a held haul is lost, its source may come again to release it.
+GRACE_SECONDS = 10.0
+MAX_SESSIONS = 64
+
+
+class Service:
+    """Sessions by haul; one control connection speaks of one haul at a time."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._last = time.monotonic()
+
+    def handle(self, link: Link) -> None:
+        """One authenticated connection, to its end; called in a thread of its own."""
+        connection, hello = welcome(link)
+        if hello.purpose == "control":
+            self._control(connection)
+        elif hello.purpose == "data":
+            self._data(connection, hello)
+        else:
+            raise ProtocolError(f"The peer {link.peer} wants {hello.purpose[:40]!r}, which is not spoken here.")
+
+    def idle_since(self) -> float | None:
+        """The monotonic moment since when nothing is carried; None while a haul is under way."""
+        with self._lock:
+            return None if self._sessions else self._last
+
+    def _control(self, connection: Connection) -> None:
+        talk = _Talk(self, connection.link.peer)
+        try:
+            serve(connection, talk.handle, after=talk.after)
+        finally:
+            talk.ended()
+
+    def _data(self, connection: Connection, hello: Hello) -> None:
+        with self._lock:
+            owner = next((s for s in self._sessions.values() if s.token == hello.token), None)
+        if owner is None:
+            connection.send(Reply(failure=failure_of(Refused("This channel belongs to no haul.", code="no-haul"))))
+            return
+        try:
+            owner.carry(connection, hello.channel)
+        except LinkLost:
+            LOG.info("haul %s: channel %s ended early", owner.haul, hello.channel)
+        except PhaulError as error:
+            LOG.error("haul %s: channel %s: %s", owner.haul, hello.channel, error.sentence)
+            with contextlib.suppress(LinkLost):
+                connection.send(Reply(failure=failure_of(error)))
+        except OSError as error:
+            failure = HaulFailed(f"The target failed on channel {hello.channel}: {error.strerror}.", code="target-os")
+            with contextlib.suppress(LinkLost):
+                connection.send(Reply(failure=failure_of(failure)))
+
+    def begin(self, request: Begin, peer: str) -> Session:
+        if not HAUL_NAME.fullmatch(request.haul):
+            raise ProtocolError("The peer gave a haul name that is none.")
+        with self._lock:
+            if len(self._sessions) >= MAX_SESSIONS:
+                raise Refused(f"The target carries {MAX_SESSIONS} hauls already: try again later.", code="too-many")
+            begun = Session(request, peer)
+            self._sessions[request.haul] = begun
+        return begun
+
+    def find(self, haul: str) -> Session | None:
+        with self._lock:
+            return self._sessions.get(haul)
+
+    def sit(self, owner: Session, delta: int) -> None:
+        """A control connection speaks of the haul from now on (+1), or has left it (-1)."""
+        with self._changed:
+            owner.seats += delta
+            self._changed.notify_all()
+
+    def left(self, owner: Session) -> None:
+        """The last connection of a haul is gone: settle it, or take it back after the grace."""
+        if owner.journal.state == journal.HELD:
+            with self._changed:
+                self._changed.wait_for(lambda: owner.seats > 0, GRACE_SECONDS)
+                if owner.seats > 0:
+                    return
+        try:
+            owner.roll_back()
+            owner.settle()
+        except PhaulError as error:
+            LOG.error("haul %s: %s", owner.haul, error.sentence)
+        self.drop(owner)
+
+    def drop(self, owner: Session) -> None:
+        with self._lock:
+            self._last = time.monotonic()
+            if self._sessions.pop(owner.haul, None):
+                owner.close()
+
+    def close(self) -> None:
+        """Every haul under way is taken back, or settled where it was released."""
+        with self._lock:
+            owners = list(self._sessions.values())
+        for owner in owners:
+            try:
+                owner.roll_back()
+                owner.settle()
+            except PhaulError as error:
+                LOG.error("haul %s: %s", owner.haul, error.sentence)
+            self.drop(owner)
+
+
+class _Talk:
+    """The requests of one control connection."""
+
+    def __init__(self, service: Service, peer: str) -> None:
+        self.service = service
+        self.peer = peer
+        self.session: Session | None = None
+
+    def handle(self, request: Request) -> Reply:
+        what = request.WhichOneof("what")
+        LOG.debug("%s asks %s", self.peer, what)
+        if what == "ping":
+            return Reply(done=Done())
+        if what == "check":
+            return _check(request.check)
+        if what == "begin":
+            self._take(self.service.begin(request.begin, self.peer))
+            return self._own().begun()
+        if what == "state":
+            return self._state(request.state.haul)
+        if what == "discard" and request.discard.haul and self.session is None:
+            found = self._state(request.discard.haul)
+            if self.session is None:
+                return found
+        return self._of_session(what, request)
+
+    def _of_session(self, what: str | None, request: Request) -> Reply:
+        owner = self._own()
+        with owner.lock:
+            if what == "prepare":
+                return owner.prepare()
+            if what == "restore":
+                return owner.restore(request.restore)
+            if what == "verify":
+                return owner.verify(request.verify)
+            if what == "release":
+                return owner.release()
+            if what == "discard":
+                return owner.discard()
+        raise ProtocolError(f"The peer asks {what}, which is not spoken here.")
+
+    def after(self, request: Request) -> None:
+        """What can wait until the answer is on its way."""
+        if request.WhichOneof("what") == "release" and self.session:
+            self.session.settle()
+
+    def _own(self) -> Session:
+        if self.session is None:
+            raise ProtocolError("The peer asks about a haul before it named one.")
+        return self.session
+
+    def _take(self, owner: Session) -> None:
+        self.session = owner
+        self.service.sit(owner, +1)
+
+    def _state(self, haul: str) -> Reply:
+        if not HAUL_NAME.fullmatch(haul):
+            raise ProtocolError("The peer gave a haul name that is none.")
+        found = self.service.find(haul)
+        if found:
+            if self.session is None:
+                self._take(found)
+            with found.lock:
+                return found.state()
+        return _state_on_disk(haul)
+
+    def ended(self) -> None:
+        if self.session:
+            self.service.sit(self.session, -1)
+            if self.session.seats == 0:
+                self.service.left(self.session)
+
+
+def _state_on_disk(haul: str) -> Reply:
+    """A haul of an earlier service: settled now, if it was left open."""
+    path = journal.find(journal.TARGET, haul)
+    if not path.exists():
+        return Reply(state_is=StateIs())
+    record = journal.take(path, wait=True)
+    try:
+        session.recover(record)
+        return Reply(state_is=StateIs(state=record.state, subject=str(record.head.get("container", ""))))
+    finally:
+        record.close()
+
+
+def _check(request: Check) -> Reply:
+    blockers: list[Blocker] = []
+    lacks: list[str] = []
+    try:
+        driver = htype.load(request.haul_type)
+        blockers, lacks = driver.target.check(json.loads(request.wanted))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ProtocolError(f"The source sent a document that is none: {error!r}.") from None
+    messages = [BlockerMessage(code=blocker.code, sentence=blocker.sentence) for blocker in blockers]
+    return Reply(checked=Checked(blockers=messages, facts=host_facts.gather(), lacks=lacks))
+
+
+def recover_all() -> None:
+    """Settle what earlier services left open, except what another process carries out."""
+    for path in journal.all_of(journal.TARGET):
+        if journal.read(path).settled:
+            continue
+        try:
+            record = journal.take(path)
+        except (journal.Busy, FileNotFoundError):
+            continue
+        try:
+            session.recover(record)
+            LOG.warning("haul %s, left open by an earlier service, is %s now", record.haul, record.state)
+        except PhaulError as error:
+            LOG.error("haul %s cannot be settled now: %s", record.haul, error.sentence)
+        finally:
+            record.close()

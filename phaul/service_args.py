@@ -1,0 +1,110 @@
+"""The command line of p.haul-service, and the running of the service itself."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from phaul import VERSION, host_facts, host_setup, keys, listener, log, places, service
+from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, told
+from phaul.errors import UsageError
+from phaul.guard import Guard
+
+LOG = logging.getLogger("phaul.service")
+IDLE_SECONDS = 60.0
+LOOK_SECONDS = 5.0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UsageError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def parser() -> argparse.ArgumentParser:
+    top = _Parser(
+        prog="p.haul-service",
+        description="Receive running containers and processes from other hosts.",
+        epilog=STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument(
+        "command",
+        nargs="?",
+        choices=("setup", "pair"),
+        help="setup: once for each host; pair: let one source pair with this host; nothing: serve",
+    )
+    top.add_argument("--version", action="version", version=f"P.Haul {VERSION}")
+    top.add_argument("--bind-addr", default="0.0.0.0", metavar="ADDR", help="listen on this address (default: all)")
+    top.add_argument("--port", type=int, help=f"listen on this port (default {PORT}, pair: {PAIRING_PORT})")
+    top.add_argument("--code", help="pair: use this code instead of a random one")
+    top.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
+    top.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
+    top.add_argument("--stdio", action="store_true", help="one connection on standard input and output (what ssh runs)")
+    top.add_argument("--unix", action="store_true", help="listen on the local socket alone, and end when idle")
+    return top
+
+
+def main(argv: list[str] | None = None) -> int:
+    """p.haul-service. Returns the exit status."""
+    return told(lambda: _main(sys.argv[1:] if argv is None else argv), "p.haul-service")
+
+
+def _main(argv: list[str]) -> int:
+    options = parser().parse_args(argv)
+    host_facts.require_root()
+    if options.stdio:
+        return listener.stdio()
+    log.setup(verbosity=options.verbosity)
+    if options.log_file:
+        log.to_file(Path(options.log_file))
+    if options.command == "setup":
+        print("\n".join(host_setup.setup()))
+        return 0
+    identity, peers = keys.Identity.load_or_make(), keys.Peers()
+    if options.command == "pair":
+        from phaul import pairing
+
+        pairing.offer(
+            identity,
+            peers,
+            bind=options.bind_addr,
+            port=options.port or PAIRING_PORT,
+            code=options.code,
+            announce=lambda line: print(line, flush=True),
+        )
+        return 0
+    return _serve(options, identity, peers)
+
+
+def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Peers) -> int:
+    """Until SIGTERM or SIGINT; on the local socket alone, until nothing has been carried for a while."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    log.to_file(places.LOGS / "p.haul-service.log")
+    service.recover_all()
+    guard = Guard("target")
+    serving = service.Service()
+    door = None if options.unix else (options.bind_addr, options.port or PORT)
+    ears = listener.Listener(serving.handle, identity, peers, address=door, unix=True)
+    try:
+        where = f"{options.bind_addr} port {ears.port}" if door else "the local socket"
+        print(f"p.haul-service listens on {where}", flush=True)
+        _wait(stop, serving, idle_ends=options.unix)
+    finally:
+        ears.close()
+        serving.close()
+        guard.dismiss()
+    return 0
+
+
+def _wait(stop: threading.Event, serving: service.Service, *, idle_ends: bool) -> None:
+    while not stop.wait(LOOK_SECONDS if idle_ends else None):
+        since = serving.idle_since()
+        if since is not None and time.monotonic() - since > IDLE_SECONDS:
+            return

@@ -1,0 +1,180 @@
+"""One haul at the target: its driver, journal and work directory, and the requests that carry it on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from phaul import fs_haul, htype, images, journal, log, places, tasks_seen, verify
+from phaul.connection import Connection
+from phaul.errors import HaulFailed, ProtocolError, Refused
+from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepared, Reply, Restore, StateIs, Verify
+
+LOG = logging.getLogger("phaul.session")
+
+
+class Session:
+    """Requests come one at a time (`lock`); bulk channels run beside them."""
+
+    def __init__(self, begin: Begin, peer: str) -> None:
+        self.lock = threading.RLock()
+        self.token = secrets.token_bytes(16)
+        self.driver = htype.load(begin.haul_type)
+        self.work = places.work_dir(begin.haul)
+        self.logs = places.log_dir(begin.haul)
+        self.log_handler = log.to_file(self.logs / "p.haul-service.log")
+        self.journal = journal.begin(
+            journal.TARGET, haul=begin.haul, haul_type=begin.haul_type, subject=begin.subject, peer=peer
+        )
+        self.journal.push("work", path=str(self.work))
+        self.target = self.driver.target(json.loads(begin.wanted), self.journal)
+        self.trees: list[Path] = []
+        self.channels: set[Connection] = set()
+        self.seats = 0
+
+    @property
+    def haul(self) -> str:
+        return self.journal.haul
+
+    # Requests
+
+    def begun(self) -> Reply:
+        return Reply(begun=Begun(token=self.token))
+
+    def prepare(self) -> Reply:
+        self._expect(journal.BEGUN)
+        self.trees = self.target.prepare()
+        return Reply(prepared=Prepared(trees=[str(tree) for tree in self.trees]))
+
+    def restore(self, request: Restore) -> Reply:
+        self._expect(journal.BEGUN)
+        subject = self.target.restore(self.work / "images", json.loads(request.options), self.logs)
+        self.journal.advance(journal.HELD)
+        return Reply(held=Held(subject=subject))
+
+    def verify(self, request: Verify) -> Reply:
+        self._expect(journal.HELD)
+        mounts = bool(request.expectation.mounts)
+        verify.check(request.expectation, tasks_seen.expectation(self.target.pids(), mounts=mounts))
+        return Reply(done=Done())
+
+    def release(self) -> Reply:
+        """The word after which the copy here is the one that lives. What cannot be released is discarded at once."""
+        if self.journal.state == journal.HELD:
+            try:
+                self.target.ready()
+            except HaulFailed:
+                self.roll_back()
+                raise
+            self.journal.advance(journal.RUNNING)
+        self._expect(journal.RUNNING, journal.DONE)
+        if self.journal.state == journal.RUNNING:
+            self.target.release(self.journal.head)
+        return self.state()
+
+    def discard(self) -> Reply:
+        self.roll_back()
+        return self.state()
+
+    def state(self) -> Reply:
+        return Reply(state_is=StateIs(state=self.journal.state, subject=str(self.journal.head.get("container", ""))))
+
+    # The end
+
+    def settle(self) -> None:
+        """After the release: restart policy and the like, then the traces of the haul go."""
+        with self.lock:
+            if self.journal.state == journal.RUNNING:
+                settle_running(self.journal, self.driver)
+
+    def roll_back(self) -> None:
+        """Undo everything; does nothing once released. Raises HaulFailed (undo) that lists what could not be undone."""
+        with self.lock:
+            if self.journal.state not in (journal.BEGUN, journal.HELD):
+                return
+            for channel in list(self.channels):
+                channel.link.close()
+            undo_all(self.journal, self.driver)
+
+    def close(self) -> None:
+        self.journal.close()
+        log.drop(self.log_handler)
+
+    # Bulk channels
+
+    def carry(self, channel: Connection, name: str) -> None:
+        """Serve one bulk channel to its end."""
+        kind, _, number = name.partition(":")
+        carriers: dict[str, Callable[[], None]] = {
+            "image": lambda: self._receive_image(channel),
+            "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
+            "images": lambda: images.receive(places.private_dir(self.work / "images"), channel),
+        }
+        if kind not in carriers:
+            raise ProtocolError(f"The peer asked for the unknown channel {name[:40]!r}.")
+        self.channels.add(channel)
+        try:
+            carriers[kind]()
+            if kind != "tree":
+                channel.send(Reply(done=Done()))
+        finally:
+            self.channels.discard(channel)
+
+    def _receive_image(self, channel: Connection) -> None:
+        self.target.receive_image(channel.link.recv_chunks())
+
+    def _tree(self, number: str) -> Path:
+        if not number.isdigit() or int(number) >= len(self.trees):
+            raise ProtocolError("The peer asked for a tree that this haul has not.")
+        return self.trees[int(number)]
+
+    def _expect(self, *states: str) -> None:
+        if self.journal.state not in states:
+            raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
+
+
+def _wipe_work(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
+    """Roll a target's journal back to nothing, and settle it. Raises HaulFailed (undo)."""
+
+    def undo(kind: str, args: dict[str, object]) -> None:
+        if kind == "work":
+            _wipe_work(str(args["path"]))
+        else:
+            driver.target.undo(kind, args)
+
+    failed = record.roll_back(undo)
+    if failed:
+        raise HaulFailed(f"The target could not undo everything: {'; '.join(failed)}.", code="undo")
+    record.advance(journal.UNDONE)
+
+
+def settle_running(record: journal.Journal, driver: htype.Driver) -> None:
+    """Finish a target's journal whose release was given: nothing of it is undone any more."""
+    driver.target.settle(record.head)
+    for step in record.steps:
+        if step.kind == "work":
+            _wipe_work(str(step.args["path"]))
+        record.forget(step.number)
+    record.advance(journal.DONE)
+
+
+def recover(record: journal.Journal) -> None:
+    """What a process that died left to do at the target. Raises PhaulError where it cannot be done now."""
+    driver = htype.load(str(record.head["type"]))
+    if record.state in (journal.BEGUN, journal.HELD):
+        undo_all(record, driver)
+    elif record.state == journal.RUNNING:
+        try:
+            driver.target.release(record.head)
+        except HaulFailed as error:
+            LOG.warning("Haul %s was released, but %s", record.haul, error.sentence)
+        settle_running(record, driver)

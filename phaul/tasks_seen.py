@@ -1,0 +1,133 @@
+"""What the kernel shows of a container's tasks: used for checks, and to compare frozen with held tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from phaul.messages_pb2 import Expectation, OpenFile, Task
+
+PROC = Path("/proc")
+LISTEN, TIME_WAIT = "0A", "06"
+CAP_SYS_RESOURCE = 24
+
+
+def status_of(pid: int) -> dict[str, str]:
+    """/proc/<pid>/status as a table; empty where the process is gone."""
+    with contextlib.suppress(OSError):
+        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    return {}
+
+
+def inner_pid(pid: int) -> int:
+    """The pid that the task has in its own pid namespace."""
+    return int(status_of(pid).get("NSpid", str(pid)).split()[-1])
+
+
+def expectation(pids: list[int], *, mounts: bool = True) -> Expectation:
+    """Tasks, regular open files and mount points, in terms that do not depend on the host."""
+    seen = Expectation()
+    for pid in pids:
+        status = status_of(pid)
+        if not status or status["State"].startswith("Z"):
+            continue
+        inner = int(status["NSpid"].split()[-1])
+        seen.tasks.append(Task(pid=inner, threads=int(status["Threads"]), comm=status["Name"]))
+        seen.files.extend(_open_files(pid, inner))
+    seen.tasks.sort(key=lambda task: task.pid)
+    seen.files.sort(key=lambda file: (file.pid, file.fd))
+    if mounts and pids:
+        seen.mounts.extend(mount_points(pids[0]))
+    return seen
+
+
+def _open_files(pid: int, inner: int) -> list[OpenFile]:
+    found = []
+    directory = PROC / str(pid) / "fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                seen = os.stat(directory / name)
+                if stat.S_ISREG(seen.st_mode):
+                    path = os.readlink(directory / name)
+                    path = "(deleted)" if path.endswith(" (deleted)") else path
+                    found.append(OpenFile(pid=inner, fd=int(name), path=path, size=seen.st_size))
+    return found
+
+
+def mount_points(pid: int) -> list[str]:
+    """Mount points as the task sees them, sorted; field 5 of proc(5) mountinfo."""
+    lines = (PROC / str(pid) / "mountinfo").read_text().splitlines()
+    return sorted(line.split()[4] for line in lines)
+
+
+def written_through_maps(pid: int) -> set[str]:
+    """Files mapped shared and writable: their bytes change without their dates changing (mmap(2))."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for line in (PROC / str(pid) / "maps").read_text().splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s" and fields[5].startswith("/"):
+                found.add(fields[5])
+    return found
+
+
+@dataclass(frozen=True)
+class Connections:
+    """TCP sockets of a network namespace that are connected: to peers outside it, and inside it alone."""
+
+    outside: tuple[str, ...]
+    inside: int
+
+
+def connections(pid: int) -> Connections:
+    """Connected TCP sockets of the task's network namespace (proc_net_tcp.rst)."""
+    outside: list[str] = []
+    inside = 0
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in (PROC / str(pid) / "net" / name).read_text().splitlines()[1:]:
+                _, local, remote, state = line.split()[:4]
+                if state in (LISTEN, TIME_WAIT):
+                    continue
+                if _is_loopback(local) and _is_loopback(remote):
+                    inside += 1
+                else:
+                    outside.append(f"{_readable(local)} - {_readable(remote)}")
+    return Connections(tuple(outside), inside)
+
+
+def _is_loopback(end: str) -> bool:
+    address = end.partition(":")[0]
+    if len(address) == 8:
+        return address.endswith("7F")
+    return address in ("00000000000000000000000001000000",) or (
+        address.startswith("0000000000000000FFFF0000") and address.endswith("7F")
+    )
+
+
+def _readable(end: str) -> str:
+    address, _, port = end.partition(":")
+    if len(address) == 32 and not address.startswith("0000000000000000FFFF0000"):
+        return f"[{address.lower()}]:{int(port, 16)}"
+    octets = bytes.fromhex(address[-8:])[::-1]
+    return f"{'.'.join(map(str, octets))}:{int(port, 16)}"
+
+
+def uses_io_uring(pid: int) -> bool:
+    directory = PROC / str(pid) / "fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                if os.readlink(directory / name).startswith("anon_inode:[io_uring]"):
+                    return True
+    return False
+
+
+def have_capability(number: int) -> bool:
+    """Whether this process has the capability in force."""
+    return bool(int(status_of(os.getpid())["CapEff"], 16) >> number & 1)

@@ -1,0 +1,87 @@
+/*
+ * memhog MIB [HOT_MIB]: fills MIB MiB with random bytes and writes to HOT_MIB MiB more all the time.
+ *
+ * Every 10 ms it checks one MiB of the first kind against the checksum taken when it was filled and
+ * appends "NUMBER SECONDS.NANOSECONDS ok|BAD PASSES" to /ticks; PASSES counts how many times all of
+ * the memory has been checked. A hot page that does not hold what was last written to it is BAD too.
+ */
+#include <fcntl.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MIB (1UL << 20)
+#define PAGE 4096UL
+
+static uint64_t *reserve(size_t mib)
+{
+	void *memory = mmap(0, mib * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED) {
+		perror("mmap");
+		exit(1);
+	}
+	return memory;
+}
+
+static uint64_t checksum(const uint64_t *words)
+{
+	uint64_t sum = 0;
+	for (size_t i = 0; i < MIB / sizeof *words; i++)
+		sum = (sum << 7 | sum >> 57) ^ words[i];
+	return sum;
+}
+
+static void fill(uint64_t *words, size_t count)
+{
+	static uint64_t state = 88172645463325252UL;
+	for (size_t i = 0; i < count; i++) {
+		state ^= state << 13;
+		state ^= state >> 7;
+		state ^= state << 17;
+		words[i] = state;
+	}
+}
+
+static int touch(uint64_t *hot, size_t mib, uint64_t number)
+{
+	int good = 1;
+	for (size_t offset = 0; offset < mib * MIB; offset += PAGE) {
+		uint64_t *word = hot + offset / sizeof *hot;
+		good &= *word == number - 1;
+		*word = number;
+	}
+	return good;
+}
+
+int main(int count, char **words)
+{
+	size_t mib = count > 1 ? strtoul(words[1], 0, 10) : 16;
+	size_t hot_mib = count > 2 ? strtoul(words[2], 0, 10) : 0;
+	uint64_t *cold = reserve(mib ? mib : 1), *hot = reserve(hot_mib ? hot_mib : 1);
+	uint64_t *sums = calloc(mib + 1, sizeof *sums);
+	struct timespec pause = { 0, 10000000 }, now;
+	int file = open("/ticks", O_WRONLY | O_CREAT | O_APPEND, 0644);
+	int good = 1;
+
+	signal(SIGTERM, _exit); /* a first process has no default for it, and docker stop would wait */
+	if (file < 0 || !sums)
+		return 1;
+	for (size_t i = 0; i < mib; i++) {
+		fill(cold + i * (MIB / sizeof *cold), MIB / sizeof *cold);
+		sums[i] = checksum(cold + i * (MIB / sizeof *cold));
+	}
+	for (uint64_t number = 1;; number++) {
+		size_t at = mib ? (number - 1) % mib : 0;
+		if (mib)
+			good &= checksum(cold + at * (MIB / sizeof *cold)) == sums[at];
+		good &= touch(hot, hot_mib, number);
+		clock_gettime(CLOCK_REALTIME, &now);
+		dprintf(file, "%lu %lld.%09ld %s %lu\n", number, (long long)now.tv_sec, now.tv_nsec, good ? "ok" : "BAD",
+			mib ? number / mib : number);
+		nanosleep(&pause, 0);
+	}
+}

@@ -1,0 +1,85 @@
+"""Containers that prove something about how they were moved."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from itertools import pairwise
+
+from . import images
+from .errors import CommandFailed
+from .host import Host
+from .waiting import until
+
+Ticks = list[tuple[int, float]]
+FIRST_TICK_TIMEOUT_S = 120
+
+
+def counter(host: Host, name: str, *docker_args: str) -> str:
+    """Start a container that writes a numbered line with the time every 10 ms; its id, once there is a line."""
+    images.load(host, "busybox")
+    container = host.docker("run", "-d", "--name", name, *docker_args, "busybox", "ticker")
+    until(lambda: ticks(host, name), f"the first line of {name}")
+    return container
+
+
+def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0) -> str:
+    """Start a container with so much random memory, of which hot_mib MiB more change all the time; its id."""
+    images.load(host, "memhog")
+    container = host.docker("run", "-d", "--name", name, *docker_args, "memhog", "memhog", str(mib), str(hot_mib))
+    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
+    return container
+
+
+def file_in(host: Host, name: str, path: str) -> bytes:
+    """A file of a container, which may be running, frozen or ended."""
+    with tarfile.open(fileobj=io.BytesIO(host.read("docker", "cp", f"{name}:{path}", "-"))) as tar:
+        content = tar.extractfile(tar.getmembers()[0])
+        return content.read() if content else b""
+
+
+def lines(host: Host, name: str) -> list[list[str]]:
+    """The words of each whole line that the container has written so far; none before it made the file."""
+    try:
+        text = file_in(host, name, "/ticks").decode()
+    except CommandFailed as error:
+        if "Could not find the file" in str(error):
+            return []
+        raise
+    whole, _, _ = text.rpartition("\n")
+    return [line.split() for line in whole.splitlines()]
+
+
+def ticks(host: Host, name: str) -> Ticks:
+    """Number and time, in seconds, of each line that the container has written so far."""
+    return [(int(words[0]), float(words[1])) for words in lines(host, name)]
+
+
+def wait_ticks(host: Host, name: str, beyond: int, *, timeout: float = 60) -> Ticks:
+    """All lines, once there is one numbered higher than that."""
+
+    def more() -> Ticks:
+        found = ticks(host, name)
+        return found if found and found[-1][0] > beyond else []
+
+    return until(more, f"line {beyond + 1} of {name} on {host.name}", timeout=timeout)
+
+
+def downtime(seen: Ticks) -> float:
+    """The longest time between two lines, in seconds."""
+    return max((later - earlier for (_, earlier), (_, later) in pairwise(seen)), default=0.0)
+
+
+def check_counter(seen: Ticks) -> None:
+    """Raises AssertionError unless every number from 1 on is there once, in order."""
+    assert seen, "the counter has written nothing"
+    for expected, (number, _) in enumerate(seen, start=1):
+        assert number == expected, f"line {expected} has the number {number}"
+
+
+def check_memory(host: Host, name: str) -> int:
+    """How often a memhog has found all of its memory right. Raises AssertionError if it ever found some wrong."""
+    found = lines(host, name)
+    wrong = [words for words in found if words[2] != "ok"]
+    assert not wrong, f"{name} found its memory changed at line {wrong[0][0]}"
+    return int(found[-1][3])
