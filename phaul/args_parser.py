@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--force",
         action="store_true",
-        help="with --resolve: run it here, whatever the target says; with a haul: nothing is forced but what other options name",
+        help="with --resolve: let it run here, whatever became of it at the target",
     )
     commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and pair")
     for name in htype.TABLE:
@@ -142,7 +142,6 @@ def _haul(options: argparse.Namespace) -> int:
     try:
         with display(stats) as show:
             haul = Haul(driver, source, reach, options, stats, show)
-            log.to_file(haul.logs / "p.haul.log")
             outcome = haul.run()
         print("\n".join(summary(outcome, stats, reach.name)))
     finally:

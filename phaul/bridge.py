@@ -1,5 +1,5 @@
 #!/usr/bin/python3 -IS
-"""What rsync takes for its remote shell: joins its standard input and output to the socket that is descriptor argv[1]."""
+"""What rsync takes for its remote shell: joins stdin and stdout to the socket that is descriptor argv[1]."""
 
 import os
 import socket
@@ -9,14 +9,14 @@ import threading
 SIZE = 1 << 18
 
 
-def pump(source, sink):
+def pump(source: int, sink: int) -> None:
     while data := os.read(source, SIZE):
         left = memoryview(data)
         while left:
             left = left[os.write(sink, left) :]
 
 
-def upward(channel):
+def upward(channel: socket.socket) -> None:
     try:
         pump(0, channel.fileno())
         channel.shutdown(socket.SHUT_WR)
@@ -24,7 +24,7 @@ def upward(channel):
         pass
 
 
-def main():
+def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     threading.Thread(target=upward, args=(channel,), daemon=True).start()
     try:

@@ -34,18 +34,18 @@ def config_blockers(inspect: Json, name: str) -> list[Blocker]:
     """What its configuration rules out."""
     host, config = inspect["HostConfig"], inspect["Config"]
     tests = (
-        (config["Tty"], "tty", "has a terminal (-t): CRIU cannot move a terminal that the engine holds; run it without -t"),
+        (config["Tty"], "tty", "has a terminal (-t) that the engine holds and CRIU cannot move: run it without -t"),
         (host.get("DeviceRequests"), "gpu", "uses a GPU: its state stays in the device; stop it and start it there"),
         (host.get("Devices"), "devices", "has devices of this host (--device): their state cannot be moved"),
-        (host["Privileged"], "privileged", "is privileged, with every device of this host: it cannot be moved safely"),
-        (host.get("VolumesFrom"), "volumes-from", "uses another container's volumes (--volumes-from): name the volumes instead"),
+        (host["Privileged"], "privileged", "is privileged, with every device of this host: it cannot be moved"),
+        (host.get("VolumesFrom"), "volumes-from", "uses --volumes-from: name the volumes themselves instead"),
         (host.get("Links"), "links", "uses --link: put both into a network of their own instead"),
-        (_is_of_swarm(config), "swarm", "belongs to a swarm service: move the service with the swarm's own tools"),
-        (_joins(host.get("NetworkMode")), "network-container", "shares another container's network: it cannot be moved alone"),
-        (_joins(host.get("IpcMode")), "ipc-container", "shares another container's IPC: it cannot be moved alone"),
+        (_is_of_swarm(config), "swarm", "belongs to a swarm service: move it by the swarm's own tools"),
+        (_joins(host.get("NetworkMode")), "network-container", "shares a container's network, and cannot move alone"),
+        (_joins(host.get("IpcMode")), "ipc-container", "shares a container's IPC, and cannot move alone"),
         (host.get("IpcMode") == "host", "ipc-host", "shares this host's IPC (--ipc host), which cannot be moved"),
         (host.get("PidMode"), "pid-mode", "shares a pid namespace (--pid): its processes cannot be told apart"),
-        (_storage(inspect) != "overlay2", "storage-driver", f"is kept by the storage driver {_storage(inspect)}: overlay2 is needed"),
+        (_storage(inspect) != "overlay2", "storage-driver", f"is kept by {_storage(inspect)}, not overlay2"),
     )  # fmt: skip
     found = [Blocker(code, f"Container {name} {words}.") for hit, code, words in tests if hit]
     return found + _mount_blockers(inspect, name)

@@ -34,7 +34,8 @@ def dump(container: str, *, images: Path, work: Path, connections: bool) -> None
     configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
     # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
     switches = ["--file-locks", "--manage-cgroups-mode", "ignore", "--tcp-established"]
-    argv = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running", "--image-path", images]
+    argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
+    argv += ["--image-path", images]
     done = run(
         [*argv, "--work-path", work, *switches, container],
         timeout=DUMP_SECONDS,

@@ -14,7 +14,6 @@ import shutil
 import socket
 import threading
 from pathlib import Path
-from typing import Any
 
 from phaul import criu_log, freezer, places
 from phaul.docker_api import Engine

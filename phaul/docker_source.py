@@ -18,7 +18,6 @@ from phaul import (
     docker_image,
     freezer,
     host_facts,
-    places,
     tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
@@ -121,7 +120,7 @@ class DockerSource:
         if policy["Name"] not in ("", "no"):
             journal.push("restart-policy", container=self.id, policy=policy)
             self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
-        journal.push("pause", container=self.id, pid=pid, work=str(places.work_dir(journal.haul)))
+        journal.push("pause", container=self.id, pid=pid, work=journal.head["work"])
         self.engine.pause(self.id)
         for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
             raise HaulFailed(blocker.sentence, code=blocker.code)
@@ -154,9 +153,7 @@ class DockerSource:
                 engine.remove(container, volumes=False)
                 return [f"The source container {facts['name']} is removed; its volumes stay."]
             engine.set_restart_policy(container, docker_config.NO_RESTART)
-            return [
-                f"The source container {facts['name']} is left stopped, its restart policy put to no (docker rm removes it)."
-            ]
+            return [f"The source container {facts['name']} is left stopped, its restart policy put to no."]
         return [f"The source container {facts['name']} is gone (it was run with --rm)."]
 
     @staticmethod

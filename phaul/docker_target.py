@@ -79,7 +79,7 @@ class DockerTarget:
     def _make_bind(self, path: Path, kind: str) -> None:
         if kind != "directory":
             raise HaulFailed(
-                f"{path} is a single file: --copy-binds copies directories; put it there by hand.", code="bind-file"
+                f"{path} is a single file, --copy-binds copies directories: put it there.", code="bind-file"
             )
         missing = next((p for p in reversed([path, *path.parents]) if not p.exists()), None)
         if missing:
@@ -106,7 +106,7 @@ class DockerTarget:
         return trees
 
     def restore(self, images: Path, options: Json, logs: Path) -> str:
-        # The container by its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
+        # By its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
         self.journal.push("container", name=self.container)
         self.journal.push("restore", container=self.container)
         work = images.parent / "restore-work"

@@ -35,14 +35,8 @@ class Check:
     def blockers(self) -> list[Blocker]:
         """Every blocker at once; `lacks` is filled as well."""
         found = [*runc_blockers(self.here), *self._engine(), *self._image(), *self._name(), *self._volumes()]
-        return found + [
-            *self._networks(),
-            *self._ports(),
-            *self._binds(),
-            *self._profile(),
-            *self._disk(),
-            *self._memory(),
-        ]
+        found += [*self._networks(), *self._ports(), *self._binds(), *self._profile()]
+        return [*found, *self._disk(), *self._memory()]
 
     def _engine(self) -> list[Blocker]:
         found = []
@@ -65,7 +59,9 @@ class Check:
             return []
         with contextlib.suppress(NoSuch):
             if self.engine.image(image["reference"])["Id"] != image["id"]:
-                sentence = f"On {self.here} the image name {image['reference']} means another image: rename it there (docker tag, docker rmi)."
+                sentence = (
+                    f"On {self.here} {image['reference']} is the name of another image: rename that one (docker tag)."
+                )
                 return [Blocker("image-tag", sentence)]
         return []
 
@@ -73,7 +69,9 @@ class Check:
         name = self.wanted["name"]
         for container in self.engine.containers():
             if f"/{name}" in container["Names"]:
-                sentence = f"The name {name} is taken on {self.here}: remove that container or give another name with --dst-id."
+                sentence = (
+                    f"The name {name} is taken on {self.here}: give another one with --dst-id, or remove it there."
+                )
                 return [Blocker("name-taken", sentence)]
         return []
 
@@ -86,9 +84,7 @@ class Check:
             with contextlib.suppress(NoSuch):
                 path = Path(self.engine.volume(volume["Name"])["Mountpoint"])
                 if path.is_dir() and any(path.iterdir()):
-                    sentence = (
-                        f"Volume {volume['Name']} exists on {self.here} with other content: remove or rename it there."
-                    )
+                    sentence = f"Volume {volume['Name']} exists on {self.here} with other content: remove it there."
                     found.append(Blocker("volume-exists", sentence))
         return found
 
@@ -98,14 +94,13 @@ class Check:
         for network in self.wanted["networks"]:
             there = here.get(network["Name"])
             if network["Scope"] != "local" and not there:
-                found.append(
-                    Blocker(
-                        "network",
-                        f"Network {network['Name']} is of the scope {network['Scope']}: make it on {self.here} first.",
-                    )
+                sentence = (
+                    f"Network {network['Name']} is of the scope {network['Scope']}: make it on {self.here} first."
                 )
+                found.append(Blocker("network", sentence))
             elif there and there["Driver"] != network["Driver"]:
-                sentence = f"Network {network['Name']} on {self.here} has the driver {there['Driver']}, not {network['Driver']}."
+                drivers = f"the driver {there['Driver']}, not {network['Driver']}"
+                sentence = f"Network {network['Name']} on {self.here} has {drivers}: remove or rename it there."
                 found.append(Blocker("network", sentence))
         return found
 
@@ -123,10 +118,12 @@ class Check:
             path = Path(source)
             if self.wanted["copy_binds"]:
                 if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                    sentence = f"{source} exists on {self.here} with content: --copy-binds would overwrite it; move it away or leave out --copy-binds."
+                    sentence = (
+                        f"{source} on {self.here} is not empty: move it away, or leave out --copy-binds to use it."
+                    )
                     found.append(Blocker("bind-exists", sentence))
             elif not path.exists():
-                sentence = f"The bind-mounted {kind} {source} is not on {self.here}: put it there, or copy it with --copy-binds."
+                sentence = f"The bind-mounted {kind} {source} is not on {self.here}: put it there or use --copy-binds."
                 found.append(Blocker("bind-missing", sentence))
         return found
 

@@ -45,7 +45,7 @@ def main() -> None:
     if sys.stdin.buffer.read():
         return
     # Imported only now: a guard that is not needed costs next to nothing.
-    from phaul import log, places, resolve, service  # noqa: PLC0415
+    from phaul import log, places, resolve, service
 
     log.setup(verbosity=0, stream=False)
     log.to_file(places.LOGS / "guard.log")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaul import fs_haul, fs_haul_subtree, images, interrupts, journal, places, preflight, resolve
+from phaul import fs_haul, fs_haul_subtree, images, interrupts, journal, log, places, preflight, resolve
 from phaul.connection import Connection, raise_failure
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
@@ -67,7 +67,7 @@ class Haul:
         self.last_live_pass = 0.0
 
     def run(self) -> Outcome:
-        """Raises Blocked and the like before anything is touched; HaulFailed or Cancelled after a rollback; InDoubt, Untidy after COMMIT."""
+        """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
         self.show.phase("check")
         self.caller = Caller(self.reach.open("control"))
         plan = preflight.plan(self.driver, self.source, self.caller, self.options)
@@ -82,6 +82,7 @@ class Haul:
                 port=self.options.port,
             )
             guard = Guard("source", self.name)
+            log.to_file(self.logs / "p.haul.log")
         try:
             self._move(plan)
             return self._hand_over()
@@ -89,6 +90,7 @@ class Haul:
             with interrupts.shielded():
                 guard.dismiss()
                 self.record.close()
+                self.caller.close()
 
     @property
     def logs(self) -> Path:
@@ -102,6 +104,7 @@ class Haul:
             if not self.options.keep_images:
                 self.record.push("work", path=str(self.work))
             self.work = places.private_dir(self.work)
+            self.record.note(work=str(self.work))
             self._prepare(plan)
             if plan.capabilities.file_system:
                 self._sync()
@@ -300,6 +303,7 @@ def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
     """The lines at the end."""
     return [
         f"Runs on {where} as {outcome.subject[:12]}.",
-        f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, {readable(stats.total)} sent ({stats.by_kind()}).",
+        f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, "
+        f"{readable(stats.total)} sent ({stats.by_kind()}).",
         *outcome.notes,
     ]

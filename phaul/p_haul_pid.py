@@ -139,7 +139,7 @@ class Source:
         """CRIU stops them as it dumps."""
         pids = [[pid, born(pid)] for pid in tree_of(self.pid)]
         journal.note(pids=pids)
-        journal.push("stop", pids=pids, work=str(_work_of(journal)))
+        journal.push("stop", pids=pids, work=journal.head["work"])
 
     def dump(self, images: Path, logs: Path) -> Dumped:
         options = {"shell_job": self.options.shell_job, "root": self.options.pid_root}
@@ -243,10 +243,6 @@ class Target:
             if born(pid) >= args["since"] - 1:
                 os.kill(pid, signal.SIGKILL)
                 freezer.await_exit(pid, timeout=EXIT_SECONDS)
-
-
-def _work_of(journal: Journal) -> Path:
-    return Path(journal.head.get("work") or journal.path.parent.parent / "work" / journal.haul)
 
 
 def _move_log(log: Path, logs: Path) -> None:

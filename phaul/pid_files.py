@@ -15,7 +15,7 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class FileSeen:
-    """A file by its path, with its size in bytes; `grows` where a process writes to it, so that its size means nothing."""
+    """A file by its path; size in bytes, which says nothing where a process writes to it (`grows`)."""
 
     path: str
     size: int

@@ -8,20 +8,28 @@ directory's hold.sock "release" (thaw them) or "discard" (kill them). Everything
 Standard library only, and as little of it as possible: its start is part of the downtime.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import socket
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
 VERBS = ("create", "start")
-TAKES_VALUE = ("--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds")  # fmt: skip
+TAKES_VALUE = ["--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file"]
+TAKES_VALUE += ["--console-socket", "--preserve-fds"]
 
 
-def parse(argv):
+def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
     """(index of the verb, its word, container id, options by name), or None for a call that is runc's alone."""
-    options, index, verb = {}, 0, None
+    options: dict[str, str] = {}
+    index, verb = 0, None
     while index < len(argv):
         word = argv[index]
         if word in TAKES_VALUE and index + 1 < len(argv):
@@ -39,19 +47,19 @@ def parse(argv):
     return None if verb is None else (verb, argv[verb], argv[-1], options)
 
 
-def runc():
-    for directory in os.environ.get("PATH", "").split(":") + ["/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin"]:
+def runc() -> str:
+    for directory in (*os.environ.get("PATH", "").split(":"), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin"):
         path = os.path.join(directory, "runc")
         if os.access(path, os.X_OK):
             return path
     sys.exit("phaul runtime: runc is not installed")
 
 
-def adapt(bundle, pending):
-    """Change the bundle for a restore: CRIU's configuration, and mount sources without symlinks (CRIU binds those themselves)."""
+def adapt(bundle: str, pending: str) -> dict[str, Any]:
+    """Change the bundle for a restore: CRIU's configuration, and mount sources without symlinks (CRIU binds links)."""
     path = os.path.join(bundle, "config.json")
     with open(path) as file:
-        spec = json.load(file)
+        spec: dict[str, Any] = json.load(file)
     lines = ["action-script " + HOLD]
     if not json.load(open(os.path.join(pending, "restore.json"))).get("connections"):
         lines.append("network-lock skip")
@@ -71,7 +79,7 @@ def adapt(bundle, pending):
     return spec
 
 
-def cgroup_lines(destination, cgroups_path):
+def cgroup_lines(destination: str, cgroups_path: str) -> list[str]:
     """cgroup v1: runc would bind its own cgroup, not the container's, over the container's view."""
     if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
         return []
@@ -84,7 +92,7 @@ def cgroup_lines(destination, cgroups_path):
     return lines
 
 
-def restore(argv, verb, options, pending):
+def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -> int:
     bundle = options.get("--bundle") or options.get("-b") or os.getcwd()
     spec = adapt(bundle, pending)
     with open(os.path.join(pending, "restore.json")) as file:
@@ -104,7 +112,7 @@ def restore(argv, verb, options, pending):
     return 0
 
 
-def freezer(pid):
+def freezer(pid: int) -> tuple[str, bool]:
     """(directory of the task's freezer cgroup, whether it is v2)."""
     v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     with open("/proc/%d/cgroup" % pid) as file:
@@ -117,8 +125,8 @@ def freezer(pid):
     raise OSError("no freezer cgroup")
 
 
-def pids_of(directory):
-    found = []
+def pids_of(directory: str) -> list[int]:
+    found: list[int] = []
     for root, _, files in os.walk(directory):
         if "cgroup.procs" in files:
             with open(os.path.join(root, "cgroup.procs")) as file:
@@ -126,8 +134,8 @@ def pids_of(directory):
     return found
 
 
-def mend_oom_score(first, spec):
-    """CRIU leaves a score of 0 alone: such tasks would keep the engine's own, which protects them from the OOM killer."""
+def mend_oom_score(first: int, spec: dict[str, Any]) -> None:
+    """CRIU leaves a score of 0 alone: such tasks would keep the engine's, out of the OOM killer's reach."""
     wanted = str(spec["process"].get("oomScoreAdj") or 0)
     with open("/proc/self/oom_score_adj") as file:
         inherited = file.read().strip()
@@ -141,12 +149,12 @@ def mend_oom_score(first, spec):
             pass
 
 
-def thaw(directory, v2):
+def thaw(directory: str, v2: bool) -> None:
     with open(os.path.join(directory, "cgroup.freeze" if v2 else "freezer.state"), "w") as file:
         file.write("0" if v2 else "THAWED")
 
 
-def hold(pending):
+def hold(pending: str) -> int:
     """Wait for the word, however often P.Haul itself comes and goes; the exit status for the engine."""
     with open(os.path.join(pending, "restored")) as file:
         directory, v2 = freezer(int(file.read()))
@@ -176,7 +184,7 @@ def hold(pending):
             peer.close()
 
 
-def announce(pending):
+def announce(pending: str) -> None:
     """Tell who waits on the fifo; nobody may be there."""
     try:
         fifo = os.open(os.path.join(pending, "events"), os.O_WRONLY | os.O_NONBLOCK)
@@ -186,7 +194,7 @@ def announce(pending):
         pass
 
 
-def main(argv):
+def main(argv: list[str]) -> int:
     call = parse(argv)
     if call:
         verb, word, container, options = call

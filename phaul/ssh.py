@@ -66,7 +66,7 @@ class Master:
             if not self._is_up():
                 self._start()
         ours, theirs = socket.socketpair()
-        words: IO[bytes] = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115
+        words: IO[bytes] = tempfile.TemporaryFile(dir=self._directory)
         with theirs:
             # Not in the terminal's process group: Ctrl-C must leave us the link to roll back over.
             argv = self._argv("-T", "-o", "BatchMode=yes", "-o", "ControlMaster=no", command=REMOTE)
