@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import IO, Any
 
 from phaul.docker_api import Engine, NoSuch
 
@@ -59,50 +59,24 @@ class _Joined(io.RawIOBase):
         return count
 
 
-class _Kept(io.RawIOBase):
-    """A writable file that keeps what was written until it is taken."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
-
-    def take(self) -> Iterator[bytes]:
-        parts, self._parts = self._parts, []
-        return iter(parts)
-
-
 def without_layers(stream: Iterator[bytes], left_out: set[str]) -> Iterator[bytes]:
     """The `docker save` stream without the files of these diff ids."""
     names = {f"blobs/sha256/{layer.removeprefix('sha256:')}" for layer in left_out}
     source = tarfile.open(fileobj=io.BufferedReader(_Joined(stream), CHUNK), mode="r|")
-    kept = _Kept()
-    sink = tarfile.open(fileobj=cast("io.BufferedIOBase", kept), mode="w|", bufsize=CHUNK)
     for member in source:
         if member.name in names:
             continue
+        yield member.tobuf(tarfile.PAX_FORMAT)
         content = source.extractfile(member) if member.isreg() else None
-        sink.addfile(member)
         if content:
-            yield from _copied(content, sink, kept)
-        yield from kept.take()
-    sink.close()
-    yield from kept.take()
+            yield from _padded(content)
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
 
 
-def _copied(content: Any, sink: tarfile.TarFile, kept: _Kept) -> Iterator[bytes]:
-    """One member's bytes, padded to tar's blocks, a chunk at a time (addfile would hold it all)."""
+def _padded(content: IO[bytes]) -> Iterator[bytes]:
+    """One member's bytes a chunk at a time, filled up to tar's blocks."""
     total = 0
-    raw = cast(Any, sink).fileobj
     while data := content.read(CHUNK):
-        raw.write(data)
+        yield data
         total += len(data)
-        yield from kept.take()
-    padding = -total % tarfile.BLOCKSIZE
-    raw.write(b"\0" * padding)
-    cast(Any, sink).offset += total + padding
+    yield b"\0" * (-total % tarfile.BLOCKSIZE)

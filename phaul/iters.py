@@ -120,7 +120,7 @@ class Haul:
         """Thaw first, tell the target second; then say what happened."""
         with interrupts.shielded():
             self.show.phase("undo")
-            LOG.warning("rolling back: %r", error, exc_info=not isinstance(error, PhaulError))
+            LOG.info("rolling back: %r", error, exc_info=True)
             failures = []
             try:
                 resolve.undo(self.record)

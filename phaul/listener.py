@@ -175,12 +175,13 @@ class Listener:
         try:
             if not self._stopped.is_set():
                 self._handle(link)
-                link.linger()
         except PhaulError as exc:
             LOG.warning("%s: %s", link.peer, exc.sentence)
         except Exception:
             LOG.exception("the connection from %s failed unexpectedly", link.peer)
         finally:
+            if not self._stopped.is_set():
+                link.linger()
             link.close()
             with self._lock:
                 self._links.discard(link)

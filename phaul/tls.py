@@ -40,7 +40,7 @@ def connect(address: str, port: int, identity: Identity, peers: Peers, *, timeou
         raw = closing.enter_context(dial(address, port, timeout=timeout, hint="start p.haul-service there"))
         try:
             tls = closing.enter_context(_wrap(context, raw, until, server_side=False))
-            _shake_hands(tls)
+            tls.do_handshake()
             _must_be_pinned(tls, [Peer(address, pinned)])
             _must_be_ready(tls, address, until)
         except ssl.SSLCertVerificationError as exc:
@@ -59,26 +59,21 @@ def accept(sock: socket.socket, identity: Identity, peers: Peers, *, timeout: fl
     The peer has `timeout` seconds for the handshake. Raises NotTrusted, ProtocolError, LinkLost.
     """
     came_from = _remote(sock)
-    until = time.monotonic() + timeout
-    try:
-        trusted = peers.all()
-        context = _context(ssl.PROTOCOL_TLS_SERVER, identity, [peer.pem for peer in trusted])
-        tls = _wrap(context, sock, until, server_side=True)
-    except BaseException:
-        sock.close()
-        raise
-    try:
-        _shake_hands(tls)
-        link = Link(tls, _must_be_pinned(tls, trusted, prefer=came_from))
-        link.send(READY, timeout=timeout)
-        return link
-    except OSError as exc:
-        drain_tls_errors()
-        _let_alert_arrive(tls)
-        raise _server_failure(exc, came_from) from exc
-    except BaseException:
-        tls.close()
-        raise
+    with contextlib.ExitStack() as closing:
+        closing.enter_context(sock)
+        try:
+            trusted = peers.all()
+            context = _context(ssl.PROTOCOL_TLS_SERVER, identity, [peer.pem for peer in trusted])
+            tls = closing.enter_context(_wrap(context, sock, time.monotonic() + timeout, server_side=True))
+            closing.callback(_let_alert_arrive, tls)
+            tls.do_handshake()
+            name = _must_be_pinned(tls, trusted, prefer=came_from)
+            tls.sendall(READY)
+        except OSError as exc:
+            drain_tls_errors()
+            raise _server_failure(exc, came_from) from exc
+        closing.pop_all()
+    return Link(tls, name)
 
 
 def dial(address: str, port: int, *, timeout: float, hint: str) -> socket.socket:
@@ -141,14 +136,6 @@ def _wrap(context: ssl.SSLContext, sock: socket.socket, until: float, *, server_
     return context.wrap_socket(sock, server_side=server_side, do_handshake_on_connect=False, suppress_ragged_eofs=False)
 
 
-def _shake_hands(tls: ssl.SSLSocket) -> None:
-    try:
-        tls.do_handshake()
-    except ValueError as exc:
-        # The socket was shut down under our hands.
-        raise ConnectionAbortedError(str(exc)) from exc
-
-
 def _must_be_pinned(tls: ssl.SSLSocket, trusted: list[Peer], *, prefer: str = "") -> str:
     """The name under which exactly the certificate that the peer showed is pinned."""
     shown = tls.getpeercert(binary_form=True)
@@ -201,7 +188,7 @@ def _server_failure(exc: OSError, came_from: str) -> Exception:
 
 
 def _let_alert_arrive(tls: ssl.SSLSocket) -> None:
-    """Close, but not with bytes unread: the reset that this makes would overtake our alert."""
+    """Before a close, read what is unread: the reset that it would make can overtake our alert."""
     try:
         tls.shutdown(socket.SHUT_WR)
         tls.settimeout(1.0)
@@ -210,8 +197,6 @@ def _let_alert_arrive(tls: ssl.SSLSocket) -> None:
             pass
     except (OSError, ValueError):
         LOG.debug("the peer of a refused connection left first")
-    finally:
-        tls.close()
 
 
 def _remote(sock: socket.socket) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from phaul import VERSION, errors
 from phaul.connection import MAX_MESSAGE, PROTOCOL, Connection, failure_of, greet, raise_failure, welcome
 from phaul.errors import Blocked, Blocker, HaulFailed, LinkLost, NotTrusted, PhaulError, ProtocolError, Refused
@@ -28,7 +29,8 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def links() -> Iterator[tuple[Link, Link]]:
+def links(pool: ThreadPoolExecutor) -> Iterator[tuple[Link, Link]]:
+    """Two ends of one link; closed before the pool waits for who still reads from one."""
     left, right = socket.socketpair()
     with contextlib.closing(Link(left, "10.0.0.2")) as ours, contextlib.closing(Link(right, "10.0.0.1")) as theirs:
         yield ours, theirs

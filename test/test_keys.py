@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+
 from phaul.errors import NotTrusted, UsageError
 from phaul.keys import Identity, Peers, der_of, peer_name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_an_instance_whose_owner_was_killed_is_swept() -> None:
     name = f"orphan-{os.getpid()}"
     before = machine(name)
     script = f"import os; from lab import Lab; Lab.up({name!r}, docker=False); os.kill(os.getpid(), 9)"
-    subprocess.run(["python3", "-c", script], cwd=LAB.parents[1], check=False, timeout=120)
+    subprocess.run([sys.executable, "-c", script], cwd=LAB.parents[1], check=False, timeout=120)
     assert claims.abandoned(name)
     assert machine(name) != before
     claims.sweep()
@@ -106,7 +107,7 @@ def test_by_hand() -> None:
     name = f"cli-{os.getpid()}"
 
     def command(*words: str) -> str:
-        argv = [str(LAB), "--instance", name, *words]
+        argv = [sys.executable, str(LAB), "--instance", name, *words]
         return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
 
     try:
@@ -117,7 +118,9 @@ def test_by_hand() -> None:
     finally:
         command("down")
     assert not cgroups.of_instance(name)
-    assert subprocess.run([str(LAB), "--instance", name, "status"], check=False, capture_output=True).returncode
+    assert subprocess.run(
+        [sys.executable, str(LAB), "--instance", name, "status"], check=False, capture_output=True
+    ).returncode
 
 
 def test_a_name_is_taken_once(lab: Lab) -> None:

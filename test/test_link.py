@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from phaul import tls
 from phaul.errors import LinkLost, ProtocolError
 from phaul.keys import Identity, Peers

@@ -32,6 +32,7 @@ def host(instance: str, name: str, state: Path) -> int:
     """Start a host's first process; its pid once its root is laid out."""
     work = state / name
     work.mkdir()
+    (state / "shared").mkdir(exist_ok=True)
     pycache = cache.CACHE / "pycache" / cache.key(str(PROJECT))
     pycache.mkdir(parents=True, exist_ok=True)
     layout = [rootfs.host_root(), work, PROJECT, tools.directory(), pycache, name]

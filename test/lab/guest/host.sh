@@ -48,7 +48,7 @@ ln -s /proc/self/fd/2 dev/stderr
 
 mount -t tmpfs -o mode=755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
-mkdir -p var/lib/docker opt/phaul opt/lab var/cache/pycache run/lock old
+mkdir -p var/lib/docker opt/phaul opt/lab srv/shared var/cache/pycache run/lock old
 # overlay2 cannot have another overlay as its upper layer
 mount --bind "$work/docker" var/lib/docker
 for bound in "$project:opt/phaul" "$tools:opt/lab"; do
@@ -56,6 +56,8 @@ for bound in "$project:opt/phaul" "$tools:opt/lab"; do
     mount -o remount,bind,ro "${bound##*:}"
 done
 mount --bind "$pycache" var/cache/pycache
+# What the hosts of an instance share, as by a network file system.
+mount --bind "$work/../shared" srv/shared
 ln -sf /opt/phaul/p.haul usr/local/bin/p.haul
 ln -sf /opt/phaul/p.haul-service usr/local/bin/p.haul-service
 
