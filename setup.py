@@ -1,0 +1,23 @@
+"""Installs P.Haul; python3-pycriu comes from the distribution, it is not on PyPI."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'VERSION = "([^"]+)"', (HERE / "phaul/__init__.py").read_text()).group(1)
+
+setup(
+    name="phaul",
+    version=VERSION,
+    description="Move a running container or process to another host, and leave it running",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=["phaul"],
+    package_data={"phaul": ["hold.sh", "messages.proto", "py.typed", "*.pyi"]},
+    scripts=["p.haul", "p.haul-service"],
+    python_requires=">=3.11",
+    install_requires=["cryptography>=38", "docker>=5", "protobuf>=3.21", "psutil>=5.9", "requests", "rich>=13"],
+)
