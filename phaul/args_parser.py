@@ -42,6 +42,13 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
 
 
+def port_number(text: str) -> int:
+    """A TCP port, for argparse."""
+    if not (text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port (1 to 65535)")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """p.haul's whole command line: one subcommand for each row of the table, and pair."""
     top = _Parser(
@@ -68,13 +75,13 @@ def parser() -> argparse.ArgumentParser:
     pair = commands.add_parser("pair", help="pair this host with a target, once")
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
-    pair.add_argument("--port", type=int, default=PAIRING_PORT)
+    pair.add_argument("--port", type=port_number, default=PAIRING_PORT)
     return top
 
 
 def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("target", help="address or name of the target, or user@host for ssh")
-    sub.add_argument("--port", type=int, default=PORT, help=f"of p.haul-service there (default {PORT})")
+    sub.add_argument("--port", type=port_number, default=PORT, help=f"of p.haul-service there (default {PORT})")
     sub.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")

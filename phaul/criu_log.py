@@ -12,7 +12,14 @@ from pathlib import Path
 LINE = re.compile(r"^\(\s*\d+\.\d+\)\s*(?:\d+:\s*)?(Error|Warn)\s*\(([^)]*)\):\s*(.*)$")
 MAX_BYTES = 8 << 20
 # Said on the way to other failures, or on success too.
-NOT_DECIDING = ("Dumping FAILED", "Restoring FAILED", "Unable to kill", "Unix socket", "Bad pid from ptrace", "rlimit: ")
+NOT_DECIDING = (
+    "Dumping FAILED",
+    "Restoring FAILED",
+    "Unable to kill",
+    "Unix socket",
+    "Bad pid from ptrace",
+    "rlimit: ",
+)
 
 
 def deciding_line(path: Path) -> str:

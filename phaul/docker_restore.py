@@ -62,14 +62,6 @@ class Starting:
             os.close(events)
         return int((pending / "restored").read_text())
 
-    def join(self, *, timeout: float) -> None:
-        """Wait until the engine's start ended. Raises HaulFailed where it failed or goes on."""
-        self._thread.join(timeout)
-        if self._thread.is_alive():
-            raise HaulFailed("The engine's start of the released container does not end.", code="engine")
-        if self.error:
-            raise self.error
-
     def _start(self) -> None:
         try:
             Engine(timeout=RESTORE_SECONDS).start(self.container)

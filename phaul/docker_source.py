@@ -37,6 +37,8 @@ class DockerSource:
         self.engine = Engine()
         self.options = options
         try:
+            if not subject:
+                raise NoSuch("Docker takes no empty name.")
             self.inspect: Json = self.engine.inspect(subject)
         except NoSuch:
             raise Refused(

@@ -7,6 +7,7 @@ whiteouts and opaque marks are devices and trusted.* xattrs), hard links, holes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from phaul import run
@@ -25,10 +25,14 @@ LOG = logging.getLogger("phaul.fs")
 BRIDGE = Path(__file__).with_name("bridge.py")
 MODULE = "tree"
 SWITCHES = (
-    "-aHAXS", "--numeric-ids", "--modify-window=-1", "--stderr=client",
+    "-aHAXS", "--numeric-ids", "--modify-window=-1", "--stderr=client", "--from0", "--files-from=-",
     # Which lower file a copied-up one came from: a handle of this host's file system, void on another.
     "--filter=-x trusted.overlay.origin", "--filter=-x trusted.overlay.impure", "--filter=-x trusted.overlay.uuid",
 )  # fmt: skip
+WHOLE = ("--recursive", "--delete")
+# By content and in place: it runs beside a whole pass, which would delete the temporary files of another.
+LISTED = ("--ignore-times", "--inplace")
+TOP = (".",)
 VANISHED = 24
 END_SECONDS = 60
 
@@ -46,51 +50,56 @@ read only = no
 """
 
 
-@dataclass(frozen=True)
-class Pass:
-    """How one pass over one tree went."""
+class Push:
+    """One pass over a tree. It greets the target at once and waits for `feed`, so that a frozen pass need not.
 
-    bytes_sent: int
-
-
-def push(
-    tree: Path,
-    channel: Connection,
-    *,
-    live: bool,
-    only: Sequence[str] | None = None,
-    on_bytes: Callable[[int], None] = lambda _: None,
-) -> Pass:
-    """One pass over the channel; with `only`, these files by content and nothing else.
-
-    A live pass forgives files that vanish under it. Raises HaulFailed (rsync) with rsync's words, LinkLost.
+    `whole`: everything under the names fed, and what is not at the source is deleted; otherwise
+    these files alone, by content. `live`: files that vanish under it are forgiven.
     """
-    ours, theirs = socket.socketpair()
-    with ours, tempfile.NamedTemporaryFile(prefix="phaul-files-") as listing:
+
+    def __init__(
+        self, tree: Path, channel: Connection, *, whole: bool, live: bool, on_bytes: Callable[[int], None]
+    ) -> None:
+        self._tree, self._channel, self._live, self._on_bytes = tree, channel, live, on_bytes
+        self._ours, theirs = socket.socketpair()
         with theirs:
-            listing.write(b"".join(os.fsencode(name) + b"\0" for name in only or ()))
-            listing.flush()
-            chosen = ["--ignore-times", "--from0", f"--files-from={listing.name}"]
-            selected = ["--delete"] if only is None else chosen
-            client = _client(tree, theirs, selected)
-        try:
-            sent, _ = channel.link.relay(ours, on_bytes=on_bytes)
-        except LinkLost:
-            run.kill(client)
-            raise
-        ours.close()
-        _, errors = client.communicate(timeout=END_SECONDS)
-    if client.returncode not in ((0, VANISHED) if live else (0,)):
-        raise HaulFailed(
-            f"rsync could not copy {tree}: {_words(errors)}", code="rsync", detail=errors.decode(errors="replace")
-        )
-    return Pass(sent)
+            shell = f"{sys.executable} -IS {BRIDGE} {theirs.fileno()}"
+            argv = ["rsync", *SWITCHES, *(WHOLE if whole else LISTED), "-e", shell, f"{tree}/", f"target::{MODULE}/"]
+            self._client = run.start(
+                argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
+            )
 
+    def feed(self, names: Sequence[str]) -> None:
+        """What to copy, relative to the tree; TOP for all of it."""
+        assert self._client.stdin
+        with contextlib.suppress(BrokenPipeError), self._client.stdin as listing:
+            listing.write(b"".join(os.fsencode(name) + b"\0" for name in names))
 
-def _client(tree: Path, channel: socket.socket, selected: list[str]) -> subprocess.Popen[bytes]:
-    shell = f"{sys.executable} -IS {BRIDGE} {channel.fileno()}"
-    argv = ["rsync", *SWITCHES, *selected, "-e", shell, f"{tree}/", f"target::{MODULE}/"]
-    return run.start(argv, stdout=subprocess.DEVNULL, pass_fds=(channel.fileno(),))
+    def carry(self) -> int:
+        """Carry the bytes until the pass ends; how many were sent. Raises HaulFailed (rsync), LinkLost."""
+        with self._ours, contextlib.closing(self._channel.link):
+            try:
+                sent, _ = self._channel.link.relay(self._ours, on_bytes=self._on_bytes)
+            except LinkLost:
+                run.kill(self._client)
+                raise
+        errors = self._end()
+        if self._client.returncode not in ((0, VANISHED) if self._live else (0,)):
+            sentence = f"rsync could not copy {self._tree}: {_words(errors)}"
+            raise HaulFailed(sentence, code="rsync", detail=errors.decode(errors="replace"))
+        return sent
+
+    def stop(self) -> None:
+        """End it early, from another thread."""
+        self._channel.link.close()
+        run.kill(self._client)
+
+    def _end(self) -> bytes:
+        assert self._client.stderr
+        with self._client.stderr as stream:
+            errors = stream.read()
+        self._client.wait(END_SECONDS)
+        return errors
 
 
 def _words(errors: bytes) -> str:

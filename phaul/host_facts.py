@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import os
 import platform
@@ -41,9 +40,8 @@ def _tool_version(*argv: str) -> str:
         return ""
 
 
-@functools.cache
 def gather() -> HostFacts:
-    """This host's facts; takes some tens of ms."""
+    """This host's facts as they are now: a tool may have been upgraded since; takes some tens of ms."""
     words = Capabilities(pre_dump=False, post_copy=False, tcp_keep=False).words()
     return HostFacts(
         hostname=platform.node(),

@@ -27,12 +27,13 @@ RELOAD_SECONDS = 15.0
 
 def setup() -> list[str]:
     """Prepare this host; what was done, a line each. Running it again changes nothing that is right."""
+    changed = _changed()  # what cannot be done is refused before anything is
     told = [f"Key {keys.Identity.load_or_make().fingerprint} in {places.ETC}"]
     for directory in (places.JOURNALS, places.WORK, places.LOGS, places.RUN, places.RESTORE):
         places.private_dir(directory)
     told.append(f"Directories {places.STATE}, {places.LOGS}, {places.RUN}")
     told.append(_install_runtime())
-    return [*told, *_register()]
+    return [*told, *_register(changed)]
 
 
 def _install_runtime() -> str:
@@ -40,6 +41,8 @@ def _install_runtime() -> str:
     RUNTIME_DIR.mkdir(parents=True, exist_ok=True)
     for name in RUNTIME_FILES:
         source, goal = Path(__file__).with_name(name), RUNTIME_DIR / name
+        if goal.exists() and goal.read_bytes() == source.read_bytes() and os.access(goal, os.X_OK):
+            continue
         temporary = goal.with_suffix(".new")
         shutil.copyfile(source, temporary)
         temporary.chmod(0o755)
@@ -67,9 +70,18 @@ def merged(text: str, runtime: str) -> str | None:
     return json.dumps(document, indent=2) + "\n"
 
 
-def _register() -> list[str]:
-    text = DAEMON_JSON.read_text() if DAEMON_JSON.exists() else ""
-    changed = merged(text, str(RUNTIME_DIR / RUNTIME_FILES[0]))
+def _changed() -> str | None:
+    """What daemon.json is to become, if it is to change."""
+    try:
+        text = DAEMON_JSON.read_text() if DAEMON_JSON.exists() else ""
+    except ValueError as error:
+        raise Refused(
+            f"{DAEMON_JSON} is not text ({error}): mend it first; nothing was changed.", code="daemon-json"
+        ) from None
+    return merged(text, str(RUNTIME_DIR / RUNTIME_FILES[0]))
+
+
+def _register(changed: str | None) -> list[str]:
     told = []
     if changed is not None:
         _write(changed)

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaul import fs_haul, fs_haul_subtree, images, interrupts, journal, log, places, preflight, resolve
+from phaul import images, interrupts, journal, log, places, preflight, resolve
 from phaul.connection import Connection, raise_failure
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
+from phaul.fs_passes import Passes
 from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Prepare, Release, Reply, Request, Restore, StateIs, Verify
@@ -35,8 +36,6 @@ LOG = logging.getLogger("phaul.iters")
 
 ASK_SECONDS = 60
 LONG_SECONDS = 3600
-MAX_PASSES = 4
-SMALL_PASS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class Haul:
         self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         self.trees: list[Tree] = []
         self.token = b""
-        self.last_live_pass = 0.0
+        self.too_late = False
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -106,13 +105,16 @@ class Haul:
             self.work = places.private_dir(self.work)
             self.record.note(work=str(self.work))
             self._prepare(plan)
+            passes = Passes(self.trees, self._channel, self.stats)
             if plan.capabilities.file_system:
-                self._sync()
-            self._freeze_and_restore(plan)
+                self.show.phase("sync")
+                passes.sync()
+            self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
         except BaseException as error:
             if self.record.state == journal.COMMITTED:
+                self.too_late = True
                 return
             self._roll_back(error)
 
@@ -172,75 +174,26 @@ class Haul:
             channel.link.send_chunks(_counted(image, lambda count: self.stats.add("image", count)))
             _confirm(channel)
 
-    def _sync(self) -> None:
-        """Live passes until one moves little, or no less than the one before."""
-        self.show.phase("sync")
-        before = -1
-        for _ in range(MAX_PASSES):
-            self.last_live_pass = time.time()
-            sent = self._pass([self._channel(f"tree:{number}") for number in range(len(self.trees))])
-            if sent < SMALL_PASS or 0 <= before <= sent:
-                return
-            before = sent
-
-    def _pass(self, channels: list[Connection]) -> int:
-        with Crew() as crew:
-            for channel in channels:
-                crew.stop_with(channel.link.close)
-            running = [
-                crew.add(self._push, tree, channel, live=True)
-                for tree, channel in zip(self.trees, channels, strict=True)
-            ]
-            crew.join()
-        return sum(int(future.result()) for future in running)
-
-    def _push(self, tree: Tree, channel: Connection, *, live: bool, only: list[str] | None = None) -> int:
-        with contextlib.closing(channel.link):
-            count = lambda moved: self.stats.add(tree.kind, moved)  # noqa: E731
-            return fs_haul.push(tree.path, channel, live=live, only=only, on_bytes=count).bytes_sent
-
-    def _freeze_and_restore(self, plan: preflight.Plan) -> None:
-        """The downtime begins here. Channels are opened before it."""
-        carries = plan.capabilities.file_system
-        passes = (
-            [(self._channel(f"tree:{n}"), self._channel(f"tree:{n}")) for n in range(len(self.trees))]
-            if carries
-            else []
-        )
+    def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
+        """The downtime begins here; what can be done before it is."""
         memory = self._channel("images")
         pictures = places.private_dir(self.work / "images")
-        self.show.phase("freeze")
-        self.stats.frozen = time.monotonic()
-        self.source.freeze(self.record)
-        self.record.advance(journal.FROZEN)
-        dumped = self._dump(pictures, passes)
+        with Crew() as crew:
+            poised = passes.poise(crew) if plan.capabilities.file_system else []
+            self.show.phase("freeze")
+            self.stats.frozen = time.monotonic()
+            self.source.freeze(self.record)
+            self.record.advance(journal.FROZEN)
+            dump = crew.add(self.source.dump, pictures, self.logs)
+            passes.go(crew, poised, self.source.mapped())
+            crew.join()
+        dumped: Dumped = dump.result()
         with contextlib.closing(memory.link):
             images.send(pictures, memory, on_bytes=lambda count: self.stats.add("memory", count))
             _confirm(memory)
         self.show.phase("restore")
         self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
-
-    def _dump(self, pictures: Path, passes: list[tuple[Connection, Connection]]) -> Dumped:
-        """Memory and the last pass over the trees at the same time: nothing changes any more."""
-        with Crew() as crew:
-            for pair in passes:
-                for channel in pair:
-                    crew.stop_with(channel.link.close)
-            mapped = self.source.mapped() if passes else []
-            dump = crew.add(self.source.dump, pictures, self.logs)
-            for tree, pair in zip(self.trees, passes, strict=True):
-                crew.add(self._last_pass, tree, pair, mapped)
-            crew.join()
-        dumped: Dumped = dump.result()
-        return dumped
-
-    def _last_pass(self, tree: Tree, channels: tuple[Connection, Connection], mapped: list[str]) -> None:
-        self._push(tree, channels[0], live=False)
-        doubtful = fs_haul_subtree.doubtful(tree, self.trees, mapped, self.last_live_pass)
-        if doubtful:
-            self._push(tree, channels[1], live=False, only=doubtful)
-        channels[1].link.close()
 
     # After COMMIT
 
@@ -261,7 +214,7 @@ class Haul:
                 raise Untidy(
                     f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence}", code=error.code
                 ) from None
-            if interrupts.noted():
+            if interrupts.noted() or self.too_late:
                 notes.append("The signal came after the container was committed: it was too late to cancel.")
                 interrupts.forget()
             return Outcome(seen.subject, tuple(notes))

@@ -127,10 +127,9 @@ class Journal:
         for step in self.steps:
             try:
                 undo(step.kind, step.args)
+                self.forget(step.number)
             except Exception as error:
                 failed.append(f"{step.kind}: {error}")
-            else:
-                self.forget(step.number)
         return failed
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from phaul.docker_source import DockerSource as Source
 from phaul.docker_target import DockerTarget as Target
@@ -13,10 +14,19 @@ CAPABILITIES = Capabilities(file_system=True, image=True, hold=True, pre_dump=Fa
 __all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
 
 
+def _name(text: str) -> str:
+    """What the engine takes for a container's name (moby's RestrictedNamePattern): told now, not after the freeze."""
+    if not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no name for a container")
+    return text
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `p.haul docker`."""
     parser.add_argument("subject", metavar="container", help="name, id, or the beginning of an id")
-    parser.add_argument("--dst-id", metavar="NAME", help="the container's name at the target (default: the same)")
+    parser.add_argument(
+        "--dst-id", type=_name, metavar="NAME", help="the container's name at the target (default: the same)"
+    )
     parser.add_argument("--copy-binds", action="store_true", help="copy bind-mounted directories that the target lacks")
     parser.add_argument(
         "--remove-source",

@@ -57,7 +57,7 @@ def _open(pid: int) -> list[FileSeen]:
                 entry = PROC / str(pid) / "fd" / name
                 seen = os.stat(entry)
                 path = os.readlink(entry)
-                if stat.S_ISREG(seen.st_mode) and not path.endswith(" (deleted)"):
+                if stat.S_ISREG(seen.st_mode) and path.startswith("/") and not path.endswith(" (deleted)"):
                     found.append(FileSeen(path, seen.st_size, grows=bool(_flags(pid, name) & WRITING)))
     return found
 

@@ -43,14 +43,14 @@ def finish(record: journal.Journal) -> list[str]:
     return notes
 
 
-def release(record: journal.Journal, *, patience: float = PATIENCE_SECONDS) -> StateIs:
+def release(record: journal.Journal) -> StateIs:
     """After COMMIT: what became of the haul at the target, releasing it where it is still held.
 
-    Comes again and again while the target cannot be reached, `patience` seconds at most; raises InDoubt then.
+    Comes again and again while the target cannot be reached, PATIENCE_SECONDS at most; raises InDoubt then.
     """
     reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
     try:
-        caller = Caller(targets.connect_patiently(reach, deadline_s=patience))
+        caller = Caller(targets.connect_patiently(reach, deadline_s=PATIENCE_SECONDS))
         seen = caller.call(Request(state=State(haul=record.haul)), timeout=ASK_SECONDS).state_is
         if seen.state == journal.HELD:
             seen = caller.call(Request(release=Release()), timeout=ASK_SECONDS).state_is

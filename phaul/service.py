@@ -173,7 +173,10 @@ class _Talk:
     def after(self, request: Request) -> None:
         """What can wait until the answer is on its way."""
         if request.WhichOneof("what") == "release" and self.session:
-            self.session.settle()
+            try:
+                self.session.settle()
+            except PhaulError as error:
+                LOG.error("haul %s runs, but is not settled: %s", self.session.haul, error.sentence)
 
     def _own(self) -> Session:
         if self.session is None:
@@ -188,12 +191,12 @@ class _Talk:
         if not HAUL_NAME.fullmatch(haul):
             raise ProtocolError("The peer gave a haul name that is none.")
         found = self.service.find(haul)
-        if found:
+        if found and found.journal.head["peer"] == self.peer:
             if self.session is None:
                 self._take(found)
             with found.lock:
                 return found.state()
-        return _state_on_disk(haul)
+        return _state_on_disk(haul, self.peer)
 
     def ended(self) -> None:
         if self.session:
@@ -202,10 +205,10 @@ class _Talk:
                 self.service.left(self.session)
 
 
-def _state_on_disk(haul: str) -> Reply:
-    """A haul of an earlier service: settled now, if it was left open."""
+def _state_on_disk(haul: str, peer: str) -> Reply:
+    """A haul of an earlier service, for its own peer alone: settled now, if it was left open."""
     path = journal.find(journal.TARGET, haul)
-    if not path.exists():
+    if not path.exists() or journal.read(path).head.get("peer") != peer:
         return Reply(state_is=StateIs())
     record = journal.take(path, wait=True)
     try:

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from phaul import VERSION, host_facts, host_setup, keys, listener, log, places, service
-from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, told
+from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, port_number, told
 from phaul.errors import UsageError
 from phaul.guard import Guard
 
@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"P.Haul {VERSION}")
     top.add_argument("--bind-addr", default="0.0.0.0", metavar="ADDR", help="listen on this address (default: all)")
-    top.add_argument("--port", type=int, help=f"listen on this port (default {PORT}, pair: {PAIRING_PORT})")
+    top.add_argument("--port", type=port_number, help=f"listen on this port (default {PORT}, pair: {PAIRING_PORT})")
     top.add_argument("--code", help="pair: use this code instead of a random one")
     top.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     top.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")

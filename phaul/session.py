@@ -31,11 +31,16 @@ class Session:
         self.journal = journal.begin(
             journal.TARGET, haul=begin.haul, haul_type=begin.haul_type, subject=begin.subject, peer=peer
         )
-        self.journal.push("work", path=str(self.work))
-        self.target = self.driver.target(json.loads(begin.wanted), self.journal)
         self.trees: list[Path] = []
         self.channels: set[Connection] = set()
         self.seats = 0
+        try:
+            self.journal.push("work", path=str(self.work))
+            self.target = self.driver.target(json.loads(begin.wanted), self.journal)
+        except BaseException:
+            undo_all(self.journal, self.driver)
+            self.close()
+            raise
 
     @property
     def haul(self) -> str:

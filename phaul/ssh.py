@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from phaul import run
-from phaul.errors import Unreachable
+from phaul.errors import Refused, Unreachable
 from phaul.link import Link
 
 REMOTE = "p.haul-service --stdio"
@@ -75,7 +75,7 @@ class Master:
 
     def close(self) -> None:
         """End the ssh connection and every link through it."""
-        with contextlib.suppress(subprocess.TimeoutExpired, OSError):
+        with contextlib.suppress(subprocess.TimeoutExpired, OSError, Refused):
             self._control("exit")
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from phaul import ssh, tls
 from phaul.connection import Connection, greet
 from phaul.errors import LinkLost, Unreachable, UsageError
-from phaul.keys import Identity, Peers, peer_name
+from phaul.keys import Identity, Peers, is_address, peer_name
 from phaul.places import ETC
 
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
@@ -44,7 +44,7 @@ def parse(text: str) -> Target:
     if not (_HOST.fullmatch(host) or ":" in host):
         raise UsageError(f"{text!r} is neither an address nor a hostname.", code="bad-address")
     name = peer_name(host)
-    if ":" in name and not re.fullmatch(r"[0-9a-f:.]+(%[\w.-]+)?", name):
+    if ":" in name and not is_address(name):
         raise UsageError(f"{text!r} is no address; a port is given by --port.", code="bad-address")
     return Target(name, user)
 

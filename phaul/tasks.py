@@ -8,6 +8,8 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import Any, Self
 
+from phaul import interrupts
+
 WORKERS = 16
 
 
@@ -44,8 +46,9 @@ class Crew:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:
-            for stop in self._stops:
-                with contextlib.suppress(Exception):
-                    stop()
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        with interrupts.shielded():
+            if kind is not None:
+                for stop in self._stops:
+                    with contextlib.suppress(Exception):
+                        stop()
+            self._pool.shutdown(wait=True, cancel_futures=kind is not None)
