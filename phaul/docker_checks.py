@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, freezer, tasks_seen
+from phaul import docker_config, docker_rootfs, freezer, tasks_seen
 from phaul.docker_api import Engine
 from phaul.errors import Blocker, PhaulError
 
@@ -45,7 +45,7 @@ def config_blockers(inspect: Json, name: str) -> list[Blocker]:
         (_joins(host.get("IpcMode")), "ipc-container", "shares a container's IPC, and cannot move alone"),
         (host.get("IpcMode") == "host", "ipc-host", "shares this host's IPC (--ipc host), which cannot be moved"),
         (host.get("PidMode"), "pid-mode", "shares a pid namespace (--pid): its processes cannot be told apart"),
-        (_storage(inspect) != "overlay2", "storage-driver", f"is kept by {_storage(inspect)}, not overlay2"),
+        (docker_rootfs.driver(inspect) not in docker_rootfs.DRIVERS, "storage-driver", "is not kept by overlay2"),
     )  # fmt: skip
     found = [Blocker(code, f"Container {name} {words}.") for hit, code, words in tests if hit]
     return found + _mount_blockers(inspect, name)
@@ -57,10 +57,6 @@ def _is_of_swarm(config: Json) -> bool:
 
 def _joins(mode: str | None) -> bool:
     return (mode or "").startswith("container:")
-
-
-def _storage(inspect: Json) -> str:
-    return str((inspect.get("GraphDriver") or {}).get("Name") or inspect.get("Driver") or "unknown")
 
 
 def _mount_blockers(inspect: Json, name: str) -> list[Blocker]:
@@ -100,7 +96,9 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
         found.append(Blocker("cap-sys-resource", sentence))
     halted = [status["Name"] for status in statuses if status["State"][0] in "Tt"]
     if halted:
-        sentence = f"{halted[0]} in {name} is stopped or traced: let it continue (kill -CONT) or detach the debugger."
+        sentence = (
+            f"Program {halted[0]} in {name} is stopped or traced: let it continue (kill -CONT) or detach the debugger."
+        )
         found.append(Blocker("task-stopped", sentence))
     return found + connection_blockers(inspect["State"]["Pid"], inspect, name)
 

@@ -6,6 +6,7 @@ blobs/sha256/<diff id>; `docker load` does not open the file of a layer whose ch
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from phaul.docker_api import Engine, NoSuch
 
 Json = dict[str, Any]
 CHUNK = 1 << 20
+CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Labels", "StopSignal", "User", "Volumes", "WorkingDir")
 
 
 def layers_here(engine: Engine, wanted: list[str]) -> int:
@@ -31,13 +33,40 @@ def layers_here(engine: Engine, wanted: list[str]) -> int:
     return best
 
 
-def lacks(engine: Engine, image_id: str, layers: list[str]) -> list[str]:
-    """What must be sent: ["config", diff ids …], or nothing where the image is here."""
-    try:
-        engine.image(image_id)
-    except NoSuch:
-        return ["config", *layers[layers_here(engine, layers) :]]
-    return []
+def here(engine: Engine, document: Json) -> str | None:
+    """The image's id in this engine's store, if it is there.
+
+    Stores name images differently (overlay2 by the configuration, containerd by the manifest): the
+    same layers and configuration are the same image.
+    """
+    with contextlib.suppress(NoSuch):
+        return str(engine.image(document["id"])["Id"])
+    for summary in engine.images():
+        image = engine.image(summary["Id"])
+        if content(image) == document["content"]:
+            return str(image["Id"])
+    return None
+
+
+def content(image: Json) -> Json:
+    """What makes an image what it is, whatever store it is in: layers, and what its containers get from it."""
+    config = {name: value for name, value in (image.get("Config") or {}).items() if value}
+    return {
+        "layers": image["RootFS"].get("Layers") or [],
+        "created": image.get("Created", ""),
+        "config": {name: config[name] for name in sorted(config) if name in CONFIG_FIELDS},
+    }
+
+
+def lacks(engine: Engine, document: Json, *, by_layers: bool) -> list[str]:
+    """What must be sent: ["config", diff ids …], or nothing where the image is here.
+
+    `by_layers`: both stores name layers by their diff ids, so that those that are here can be left out.
+    """
+    if here(engine, document):
+        return []
+    layers: list[str] = document["content"]["layers"]
+    return ["config", *layers[layers_here(engine, layers) if by_layers else 0 :]]
 
 
 class _Joined(io.RawIOBase):

@@ -16,6 +16,7 @@ from phaul import (
     docker_config,
     docker_dump,
     docker_image,
+    docker_rootfs,
     freezer,
     host_facts,
     tasks_seen,
@@ -61,21 +62,22 @@ class DockerSource:
         image = self.engine.image(self.inspect["Image"])
         return {
             "id": image["Id"],
-            "layers": image["RootFS"].get("Layers") or [],
+            "content": docker_image.content(image),
             "tags": [tag for tag in image.get("RepoTags") or [] if tag != "<none>:<none>"],
             "architecture": image["Architecture"],
             "os": image["Os"],
             "size": image["Size"],
-            "reference": self._reference(image["Id"]),
+            "store": docker_rootfs.driver(self.inspect),
+            "name": self._image_name(image["Id"]),
         }
 
-    def _reference(self, image_id: str) -> str:
+    def _image_name(self, image_id: str) -> str:
         """The name that the container was made from, where it still means the same image."""
         name = str(self.inspect["Config"]["Image"])
         with contextlib.suppress(PhaulError):
             if self.engine.image(name)["Id"] == image_id:
                 return name
-        return image_id
+        return ""
 
     def wanted(self) -> Json:
         networks = [self.engine.network(name) for name in docker_config.user_networks(self.inspect)]
@@ -93,7 +95,7 @@ class DockerSource:
 
     def trees(self) -> list[Tree]:
         """The writable layer first, then volumes and (where they are to be copied) bind mounts, by destination."""
-        found = [Tree(Path(self.inspect["GraphDriver"]["Data"]["UpperDir"]), "rootfs", "/")]
+        found = [Tree(docker_rootfs.upper_dir(self.inspect), "rootfs", "/")]
         found += [
             Tree(Path(volume["Source"]), "volume", volume["Destination"])
             for volume in docker_config.volumes(self.inspect)
@@ -112,7 +114,8 @@ class DockerSource:
         if not lacks:
             return None
         document = self.image_document
-        return docker_image.without_layers(self.engine.save(document["id"]), set(document["layers"]) - set(lacks))
+        left_out = set(document["content"]["layers"]) - set(lacks)
+        return docker_image.without_layers(self.engine.save(document["id"]), left_out)
 
     def freeze(self, journal: Journal) -> None:
         """The engine must not start it again when its copy here ends: the restart policy goes first."""

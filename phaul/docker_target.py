@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_restore, docker_target_checks, freezer
+from phaul import docker_config, docker_image, docker_restore, docker_rootfs, docker_target_checks, freezer
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, HaulFailed
 from phaul.journal import Journal
@@ -37,7 +37,8 @@ class DockerTarget:
 
     def receive_image(self, chunks: Iterator[bytes]) -> None:
         self.engine.load(chunks)
-        self.engine.image(self.wanted["image"]["id"])
+        if not docker_image.here(self.engine, self.wanted["image"]):
+            raise HaulFailed("The image that arrived is not the one that was announced.", code="image")
 
     def prepare(self) -> list[Path]:
         self._tag_image()
@@ -53,13 +54,23 @@ class DockerTarget:
         return self._trees()
 
     def _tag_image(self) -> None:
-        image = self.wanted["image"]
-        for tag in image["tags"]:
+        for tag in self.wanted["image"]["tags"]:
             try:
                 self.engine.image(tag)
             except NoSuch:
                 self.journal.push("tag", name=tag)
-                self.engine.tag(image["id"], tag)
+                self.engine.tag(self._image_id(), tag)
+
+    def _image_id(self) -> str:
+        return docker_image.here(self.engine, self.wanted["image"]) or str(self.wanted["image"]["id"])
+
+    def _image_reference(self) -> str:
+        """The name that the container was made from, where it means the image here too, or else its id."""
+        name = str(self.wanted["image"]["name"])
+        with contextlib.suppress(NoSuch):
+            if name and self.engine.image(name)["Id"] == self._image_id():
+                return name
+        return self._image_id()
 
     def _make_network(self, network: Json) -> None:
         name = network["Name"]
@@ -90,7 +101,7 @@ class DockerTarget:
         """Under a passing name, unique to this haul, so that undoing it can never meet another's container."""
         passing = f"phaul-{self.journal.haul}"
         self.journal.push("container", name=passing)
-        body = docker_config.create_body(self.inspect, self.wanted["image"]["reference"])
+        body = docker_config.create_body(self.inspect, self._image_reference())
         self.container = self.engine.create(passing, body)
         self.journal.note(
             container=self.container, name=self.wanted["name"], policy=self.inspect["HostConfig"]["RestartPolicy"]
@@ -99,7 +110,7 @@ class DockerTarget:
     def _trees(self) -> list[Path]:
         made = self.engine.inspect(self.container)
         places_of = {mount["Destination"]: Path(mount["Source"]) for mount in made["Mounts"]}
-        trees = [Path(made["GraphDriver"]["Data"]["UpperDir"])]
+        trees = [docker_rootfs.upper_dir(made)]
         trees += [places_of[volume["Destination"]] for volume in docker_config.volumes(self.inspect)]
         if self.wanted["copy_binds"]:
             trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]

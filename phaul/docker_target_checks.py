@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_image
+from phaul import docker_config, docker_image, docker_rootfs
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.host_facts import runc_blockers
@@ -43,7 +43,7 @@ class Check:
         if docker_config.RUNTIME not in self.info["Runtimes"]:
             sentence = f"The restore runtime is not set up on {self.here}: run p.haul-service setup there."
             found.append(Blocker("runtime-missing", sentence))
-        if self.info["Driver"] != "overlay2":
+        if self.info["Driver"] not in docker_rootfs.DRIVERS:
             sentence = f"The engine of {self.here} uses the storage driver {self.info['Driver']}: overlay2 is needed."
             found.append(Blocker("storage-driver", sentence))
         return found
@@ -54,14 +54,13 @@ class Check:
         if image["architecture"] != here:
             sentence = f"The image is for {image['architecture']}, {self.here} is {here}."
             return [Blocker("architecture", sentence)]
-        self.lacks = docker_image.lacks(self.engine, image["id"], image["layers"])
-        if image["reference"] == image["id"]:
+        by_layers = image["store"] == self.info["Driver"] == docker_rootfs.OVERLAY2
+        self.lacks = docker_image.lacks(self.engine, image, by_layers=by_layers)
+        if not image["name"]:
             return []
         with contextlib.suppress(NoSuch):
-            if self.engine.image(image["reference"])["Id"] != image["id"]:
-                sentence = (
-                    f"On {self.here} {image['reference']} is the name of another image: rename that one (docker tag)."
-                )
+            if self.engine.image(image["name"])["Id"] != docker_image.here(self.engine, image):
+                sentence = f"On {self.here} {image['name']} is the name of another image: rename that one (docker tag)."
                 return [Blocker("image-tag", sentence)]
         return []
 

@@ -57,7 +57,7 @@ class Source:
     """A process tree of this host."""
 
     def __init__(self, subject: str, options: argparse.Namespace) -> None:
-        if not subject.isdigit() or not tree_of(int(subject)):
+        if not (subject.isascii() and subject.isdecimal()) or not tree_of(int(subject)):
             raise Refused(f"There is no process {subject!r} on this host.", code="no-such-process")
         self.pid = int(subject)
         self.options = options

@@ -134,7 +134,7 @@ class Session:
         self.target.receive_image(channel.link.recv_chunks())
 
     def _tree(self, number: str) -> Path:
-        if not number.isdigit() or int(number) >= len(self.trees):
+        if not (number.isdecimal() and len(number) < 6) or int(number) >= len(self.trees):
             raise ProtocolError("The peer asked for a tree that this haul has not.")
         return self.trees[int(number)]
 

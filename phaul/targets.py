@@ -41,12 +41,10 @@ def parse(text: str) -> Target:
         raise UsageError(f"{text!r} is no address: {user!r} is not a user's name.", code="bad-address")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
-    if not (_HOST.fullmatch(host) or ":" in host):
-        raise UsageError(f"{text!r} is neither an address nor a hostname.", code="bad-address")
-    name = peer_name(host)
-    if ":" in name and not is_address(name):
-        raise UsageError(f"{text!r} is no address; a port is given by --port.", code="bad-address")
-    return Target(name, user)
+    if not (_HOST.fullmatch(host) or is_address(host)):
+        why = "no address; a port is given by --port" if ":" in host else "neither an address nor a hostname"
+        raise UsageError(f"{text!r} is {why}.", code="bad-address")
+    return Target(peer_name(host), user)
 
 
 class Reach(Protocol):
