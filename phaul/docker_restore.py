@@ -79,7 +79,7 @@ class Starting:
 
 
 def say(container: str, word: str) -> None:
-    """Tell the runtime that holds the tasks "release" or "discard". Raises HaulFailed (not-held) where none does."""
+    """Tell the runtime that holds the tasks "ready", "release" or "discard". Raises HaulFailed (not-held)."""
     try:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(WORD_SECONDS)

@@ -126,6 +126,7 @@ class DockerTarget:
         self.starting = docker_restore.Starting(self.container)
         try:
             self.first = self.starting.until_held()
+            self.journal.note(first=self.first)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy(work / "restore.log", logs / "restore.log")
@@ -138,14 +139,20 @@ class DockerTarget:
     def ready(self) -> None:
         if not docker_restore.engine_alive():
             raise HaulFailed("The target's engine died while it held the container.", code="not-held")
+        docker_restore.say(self.container, "ready")
         if not freezer.of(self.first).frozen():
             raise HaulFailed("The restored tasks are not held any more.", code="not-held")
 
     @staticmethod
     def release(facts: Json) -> None:
         container = str(facts["container"])
-        if not docker_restore.was_released(container):
+        if docker_restore.was_released(container):
+            return
+        try:
             docker_restore.say(container, "release")
+        except HaulFailed as error:
+            LOG.warning("%s Thawing %s by its cgroup.", error.sentence, container[:12])
+            freezer.of(int(facts["first"])).thaw()
 
     @staticmethod
     def settle(facts: Json) -> None:

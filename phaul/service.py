@@ -34,6 +34,7 @@ class Service:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._last = time.monotonic()
+        self._untidy = False
 
     def handle(self, link: Link) -> None:
         """One authenticated connection, to its end; called in a thread of its own."""
@@ -103,12 +104,21 @@ class Service:
                 self._changed.wait_for(lambda: owner.seats > 0, GRACE_SECONDS)
                 if owner.seats > 0:
                     return
+        self._end(owner)
+
+    def _end(self, owner: Session) -> None:
         try:
             owner.roll_back()
             owner.settle()
         except PhaulError as error:
             LOG.error("haul %s: %s", owner.haul, error.sentence)
+            self._untidy = True
         self.drop(owner)
+
+    def tidy(self) -> None:
+        """Try again what could not be undone or settled (the engine was down, say)."""
+        if self._untidy:
+            self._untidy = not recover_all()
 
     def drop(self, owner: Session) -> None:
         with self._lock:
@@ -121,12 +131,7 @@ class Service:
         with self._lock:
             owners = list(self._sessions.values())
         for owner in owners:
-            try:
-                owner.roll_back()
-                owner.settle()
-            except PhaulError as error:
-                LOG.error("haul %s: %s", owner.haul, error.sentence)
-            self.drop(owner)
+            self._end(owner)
 
 
 class _Talk:
@@ -230,8 +235,9 @@ def _check(request: Check) -> Reply:
     return Reply(checked=Checked(blockers=messages, facts=host_facts.gather(), lacks=lacks))
 
 
-def recover_all() -> None:
-    """Settle what earlier services left open, except what another process carries out."""
+def recover_all() -> bool:
+    """Settle what earlier services left open, except what another process carries out; whether all went well."""
+    well = True
     for path in journal.all_of(journal.TARGET):
         if journal.read(path).settled:
             continue
@@ -244,5 +250,7 @@ def recover_all() -> None:
             LOG.warning("haul %s, left open by an earlier service, is %s now", record.haul, record.state)
         except PhaulError as error:
             LOG.error("haul %s cannot be settled now: %s", record.haul, error.sentence)
+            well = False
         finally:
             record.close()
+    return well

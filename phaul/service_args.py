@@ -104,7 +104,8 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
 
 
 def _wait(stop: threading.Event, serving: service.Service, *, idle_ends: bool) -> None:
-    while not stop.wait(LOOK_SECONDS if idle_ends else None):
+    while not stop.wait(LOOK_SECONDS):
+        serving.tidy()
         since = serving.idle_since()
-        if since is not None and time.monotonic() - since > IDLE_SECONDS:
+        if idle_ends and since is not None and time.monotonic() - since > IDLE_SECONDS:
             return

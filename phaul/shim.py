@@ -3,7 +3,8 @@
 
 The engine calls it as it calls runc. Where /run/phaul/restore/<id>/restore.json exists, `create`
 becomes `runc restore`, and `start` keeps the restored, frozen tasks until P.Haul says on the
-directory's hold.sock "release" (thaw them) or "discard" (kill them). Everything else is runc's.
+directory's hold.sock "release" (thaw them) or "discard" (kill them); "ready" it answers with
+"held". Everything else is runc's.
 
 Standard library only, and as little of it as possible: its start is part of the downtime.
 """
@@ -168,11 +169,13 @@ def hold(pending: str) -> int:
         peer.settimeout(10)
         try:
             word = peer.recv(32).strip()
-            if word == b"release":
+            if word == b"ready":
+                peer.send(b"held\n")
+            elif word == b"release":
                 thaw(directory, v2)
                 peer.send(b"running\n")
                 return 0
-            if word == b"discard":
+            elif word == b"discard":
                 for pid in pids_of(directory):
                     os.kill(pid, 9)
                 thaw(directory, v2)
