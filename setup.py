@@ -18,6 +18,7 @@ setup(
     packages=["phaul"],
     package_data={"phaul": ["hold.sh", "messages.proto", "py.typed", "*.pyi"]},
     scripts=["p.haul", "p.haul-service"],
+    data_files=[("lib/systemd/system", ["phaul/p.haul-service.service"])],
     python_requires=">=3.11",
     install_requires=["cryptography>=38", "docker>=5", "protobuf>=3.21", "psutil>=5.9", "requests", "rich>=13"],
 )

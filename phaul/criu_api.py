@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from phaul import criu_log, freezer
+from phaul import criu_images, criu_log, freezer
 from phaul.errors import HaulFailed, Refused
 from phaul.host_facts import PYCRIU_SENTENCE
 
@@ -55,6 +55,7 @@ def dump(pid: int, images: Path, options: dict[str, Any]) -> None:
         raise HaulFailed(f"CRIU could not dump process {pid}: {line or error}", code="dump") from None
     finally:
         os.close(descriptor)
+    criu_images.mend(images, images / "dump.log")
 
 
 def restore(images: Path, options: dict[str, Any]) -> int:

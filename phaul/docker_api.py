@@ -104,7 +104,7 @@ class Engine:
         return cast(Json, self.api.inspect_volume(name))
 
     @_told
-    def make_volume(self, name: str, driver: str, options: Json, labels: Json) -> Json:
+    def make_volume(self, name: str, driver: str, options: Json | None, labels: Json | None) -> Json:
         return cast(Json, self.api.create_volume(name, driver=driver, driver_opts=options, labels=labels))
 
     @_told
@@ -161,8 +161,8 @@ class Engine:
         self.api.wait(container, timeout=timeout)
 
     @_told
-    def exec_running(self, exec_id: str) -> bool:
-        return bool(self.api.exec_inspect(exec_id)["Running"])
+    def exec(self, exec_id: str) -> Json:
+        return cast(Json, self.api.exec_inspect(exec_id))
 
 
 def full_id(image: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from phaul import docker_config, docker_rootfs, freezer, tasks_seen
-from phaul.docker_api import Engine
+from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 
 Json = dict[str, Any]
@@ -117,13 +118,29 @@ def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
     return [Blocker("connections", sentence)]
 
 
-def exec_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
-    """Programs that somebody runs in it with `docker exec`: they are no children of its first task."""
+def execs(engine: Engine, inspect: Json) -> list[Json]:
+    """What runs in it by `docker exec` or as a health probe: no children of its first task, they would stay behind."""
+    found = []
     for exec_id in inspect.get("ExecIDs") or []:
-        if engine.exec_running(exec_id):
-            sentence = f"A docker exec session runs in {name}: end it first (docker top {name} shows it)."
-            return [Blocker("exec-running", sentence)]
-    return []
+        with contextlib.suppress(NoSuch):
+            seen = engine.exec(exec_id)
+            if seen["Running"]:
+                found.append(seen)
+    return found
+
+
+def exec_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
+    """Programs of `docker exec`. Health probes are no obstacle: the freeze comes between them."""
+    if all(_is_probe(inspect, seen) for seen in execs(engine, inspect)):
+        return []
+    sentence = f"A docker exec session runs in {name}: end it first (docker top {name} shows it)."
+    return [Blocker("exec-running", sentence)]
+
+
+def _is_probe(inspect: Json, seen: Json) -> bool:
+    kind, *words = (inspect["Config"].get("Healthcheck") or {}).get("Test") or [""]
+    command = [seen["ProcessConfig"]["entrypoint"], *(seen["ProcessConfig"]["arguments"] or [])]
+    return command == words if kind == "CMD" else kind == "CMD-SHELL" and command[-1:] == words
 
 
 def all_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:

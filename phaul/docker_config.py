@@ -18,8 +18,11 @@ BUILT_IN_NETWORKS = ("bridge", "host", "none", "default")
 def create_body(inspect: Json, image: str) -> Json:
     """The body of POST /containers/create; the restart policy comes only once the container runs."""
     host = {**inspect["HostConfig"], "Runtime": RUNTIME, "RestartPolicy": NO_RESTART}
+    # What shares its host's name shows that name, and may ask for none.
+    name = {"Hostname": "", "Domainname": ""} if host.get("UTSMode") == "host" else {}
     return {
         **inspect["Config"],
+        **name,
         "Image": image,
         "HostConfig": host,
         "NetworkingConfig": {"EndpointsConfig": endpoints(inspect)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phaul import criu_log
+from phaul import criu_images, criu_log
 from phaul.errors import HaulFailed
 from phaul.run import Done, run
 
@@ -44,6 +44,7 @@ def dump(container: str, *, images: Path, work: Path, connections: bool) -> None
     )
     if done.code:
         raise HaulFailed(_why(done, work / "dump.log"), code="dump", detail=done.err)
+    criu_images.mend(images, work / "dump.log")
 
 
 def _why(done: Done, log: Path) -> str:

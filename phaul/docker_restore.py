@@ -22,6 +22,7 @@ from phaul.errors import HaulFailed, PhaulError
 SWITCHES = ["--manage-cgroups-mode", "ignore", "--file-locks", "--tcp-established"]
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
+EXIT_SECONDS = 30
 
 
 def pending_dir(container: str) -> Path:
@@ -97,13 +98,26 @@ def was_released(container: str) -> bool:
 
 
 def discard(container: str) -> None:
-    """Whatever there is of a restore goes: the held tasks, the shared directory."""
+    """Whatever there is of a restore goes: the held tasks, the shared directory. Raises HaulFailed where tasks stay."""
     pending = pending_dir(container)
+    first = 0
+    with contextlib.suppress(OSError, ValueError):
+        first = int((pending / "restored").read_text())
     with contextlib.suppress(HaulFailed):
         say(container, "discard")
-    with contextlib.suppress(OSError, ValueError, PhaulError):
-        freezer.of(int((pending / "restored").read_text())).kill()
+    if first:
+        _end_tasks(first, container)
     shutil.rmtree(pending, ignore_errors=True)
+
+
+def _end_tasks(first: int, container: str) -> None:
+    """The pid may be another's by now: only what is in the container's cgroup is killed."""
+    with contextlib.suppress(HaulFailed):
+        held = freezer.of(first)
+        if container in str(held.path):
+            held.kill()
+            if not freezer.await_exit(first, timeout=EXIT_SECONDS):
+                raise PhaulError(f"Process {first} of the restored container does not end.", code="not-ended")
 
 
 def forget(container: str) -> None:

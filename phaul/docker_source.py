@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from phaul import (
     criu_api,
+    criu_images,
     docker_checks,
     docker_config,
     docker_dump,
@@ -29,6 +31,8 @@ from phaul.journal import Journal
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
 EXIT_SECONDS = 30
+PROBE_SECONDS = 30
+PROBE_PAUSE_SECONDS = 0.02
 
 
 class DockerSource:
@@ -55,7 +59,9 @@ class DockerSource:
         self.name = str(self.inspect["Name"]).lstrip("/")
 
     def check(self) -> list[Blocker]:
-        return docker_checks.all_blockers(self.engine, self.inspect, self.name) + _runc_blockers()
+        criu_images.prepare()
+        tools = [*host_facts.runc_blockers("this host"), *host_facts.pycriu_blockers("this host")]
+        return docker_checks.all_blockers(self.engine, self.inspect, self.name) + tools
 
     @cached_property
     def image_document(self) -> Json:
@@ -90,6 +96,7 @@ class DockerSource:
             "volumes": volumes,
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
             "copy_binds": bool(self.options.copy_binds),
+            "memory": tasks_seen.memory(freezer.of(int(self.inspect["State"]["Pid"])).pids()),
             "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()),
         }
 
@@ -126,9 +133,25 @@ class DockerSource:
             journal.push("restart-policy", container=self.id, policy=policy)
             self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
         journal.push("pause", container=self.id, pid=pid, work=journal.head["work"])
-        self.engine.pause(self.id)
+        self._pause_between_probes()
         for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
             raise HaulFailed(blocker.sentence, code=blocker.code)
+
+    def _pause_between_probes(self) -> None:
+        """Raises HaulFailed (exec-running) where somebody else's program runs in the container and does not end."""
+        until = freezer.deadline(PROBE_SECONDS)
+        while True:
+            blockers = docker_checks.exec_blockers(self.engine, self.engine.inspect(self.id), self.name)
+            if not blockers:
+                self.engine.pause(self.id)
+                if not docker_checks.execs(self.engine, self.engine.inspect(self.id)):
+                    return
+                # A health probe: the engine, which paused, has given it up, and so it ends.
+                self.engine.unpause(self.id)
+            if freezer.deadline(0) > until:
+                sentence = blockers[0].sentence if blockers else f"{self.name} is never without a health probe."
+                raise HaulFailed(sentence, code="exec-running")
+            time.sleep(PROBE_PAUSE_SECONDS)
 
     def dump(self, images: Path, logs: Path) -> Dumped:
         pid = int(self.inspect["State"]["Pid"])
@@ -169,10 +192,6 @@ class DockerSource:
 def _keep_log(log: Path, logs: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         (logs / log.name).write_bytes(log.read_bytes())
-
-
-def _runc_blockers() -> list[Blocker]:
-    return host_facts.runc_blockers("this host")
 
 
 def _kind(path: Path) -> str:

@@ -85,7 +85,7 @@ class DockerTarget:
         except NoSuch:
             source = next(volume for volume in self.wanted["volumes"] if volume["Name"] == name)
             self.journal.push("volume", name=name)
-            self.engine.make_volume(name, source["Driver"], source["Options"] or {}, source["Labels"] or {})
+            self.engine.make_volume(name, source["Driver"], source["Options"], source["Labels"])
 
     def _make_bind(self, path: Path, kind: str) -> None:
         if kind != "directory":

@@ -30,7 +30,7 @@ SWITCHES = (
     "--filter=-x trusted.overlay.origin", "--filter=-x trusted.overlay.impure", "--filter=-x trusted.overlay.uuid",
 )  # fmt: skip
 WHOLE = ("--recursive", "--delete")
-# By content and in place: it runs beside a whole pass, which would delete the temporary files of another.
+# By content; in place, as a temporary file would change the date of its directory, which is not listed.
 LISTED = ("--ignore-times", "--inplace")
 TOP = (".",)
 VANISHED = 24

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from phaul import fs_haul_subtree
@@ -24,20 +25,28 @@ class Poised:
     tree: Tree
     whole: Push
     listed: Push
+    whole_done: Future[int]
 
 
 class Passes:
-    """`channel` opens a bulk channel by its name; "tree:0" is the first tree's."""
+    """`channel` opens a bulk channel by its name; "tree:0" is the first tree's. `mapped` is Source.mapped."""
 
-    def __init__(self, trees: list[Tree], channel: Callable[[str], Connection], stats: Stats) -> None:
-        self._trees, self._channel, self._stats = trees, channel, stats
+    def __init__(
+        self,
+        trees: list[Tree],
+        channel: Callable[[str], Connection],
+        mapped: Callable[[], list[str]],
+        stats: Stats,
+    ) -> None:
+        self._trees, self._channel, self._mapped, self._stats = trees, channel, mapped, stats
         self._last_live = 0.0
+        self._mapped_live: list[str] = []
 
     def sync(self) -> None:
         """Live passes until one moves little, or no less than the one before."""
         before = -1
         for _ in range(MAX_PASSES):
-            self._last_live = time.time()
+            self._last_live, self._mapped_live = time.time(), self._mapped()
             sent = self._live_pass()
             if sent < SMALL_PASS or 0 <= before <= sent:
                 return
@@ -59,19 +68,22 @@ class Passes:
         for number, tree in enumerate(self._trees):
             whole = self._start(crew, number, tree, whole=True, live=False)
             listed = self._start(crew, number, tree, whole=False, live=False)
-            poised.append(Poised(tree, whole, listed))
-            for push in (whole, listed):
-                crew.add(push.carry)
+            poised.append(Poised(tree, whole, listed, crew.add(whole.carry)))
+            crew.add(listed.carry)
         return poised
 
-    def go(self, crew: Crew, poised: list[Poised], mapped: list[str]) -> None:
-        """Nothing changes any more: copy. `mapped` as Source.mapped gives it."""
+    def go(self, crew: Crew, poised: list[Poised]) -> None:
+        """Nothing changes any more: copy."""
+        mapped = [*self._mapped_live, *self._mapped()] if poised else []
         for one in poised:
             one.whole.feed(TOP)
             crew.add(self._feed_listed, one, mapped)
 
     def _feed_listed(self, one: Poised, mapped: list[str]) -> None:
-        one.listed.feed(fs_haul_subtree.doubtful(one.tree, self._trees, mapped, self._last_live))
+        """After the whole pass: two that write the same file would each find it changed under them."""
+        doubtful = fs_haul_subtree.doubtful(one.tree, self._trees, mapped, self._last_live)
+        one.whole_done.result()
+        one.listed.feed(doubtful)
 
     def _start(self, crew: Crew, number: int, tree: Tree, *, whole: bool, live: bool) -> Push:
         channel = self._channel(f"tree:{number}")

@@ -39,6 +39,11 @@ class Guard:
                 self._process.kill()
         self._process.wait()
 
+    def take_over(self) -> None:
+        """Leave what is unsettled to the guard: it begins as soon as the journal is let go."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
 
 def main() -> None:
     """The guard's own life."""

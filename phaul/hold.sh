@@ -1,6 +1,7 @@
 #!/bin/sh
 # CRIU calls this at points of a restore (criu(8), --action-script).
-#   setup-namespaces: connections inside the container need its loopback before their sockets come.
+#   setup-namespaces: connections inside the container need its loopback before their sockets come,
+#   and listening sockets the limits that the container's sysctls set.
 #   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, with CRIU and
 #   this script moved out of it (runc started CRIU inside), so that CRIU lets go of tasks that stay still.
 set -eu
@@ -24,6 +25,9 @@ case $CRTOOLS_SCRIPT_ACTION in
 setup-namespaces)
     # The host's own loopback is up already, and a container may have no ip command: the host's is used.
     nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up || true
+    # /proc/sys/net is that of the network namespace of who opens it.
+    nsenter -t "$CRTOOLS_INIT_PID" -n sh -ec \
+        'while IFS="=" read -r name value; do echo "$value" >"/proc/sys/$name"; done' <"$PHAUL_SYSCTLS"
     ;;
 pre-resume)
     freeze

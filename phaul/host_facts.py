@@ -8,7 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-from phaul import freezer
+from phaul import freezer, places
 from phaul.errors import Blocker, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
@@ -52,6 +52,7 @@ def gather() -> HostFacts:
         cgroup_v2=freezer.is_v2(),
         capabilities=words,
         cpu=" ".join(sorted(_cpu_flags())),
+        host_id=places.host_id(),
     )
 
 

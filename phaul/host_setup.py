@@ -31,6 +31,7 @@ def setup() -> list[str]:
     told = [f"Key {keys.Identity.load_or_make().fingerprint} in {places.ETC}"]
     for directory in (places.JOURNALS, places.WORK, places.LOGS, places.RUN, places.RESTORE):
         places.private_dir(directory)
+    places.host_id()
     told.append(f"Directories {places.STATE}, {places.LOGS}, {places.RUN}")
     told.append(_install_runtime())
     return [*told, *_register(changed)]
@@ -103,8 +104,10 @@ def _write(text: str) -> None:
 
 
 def _known_to_engine() -> bool:
+    """At the place where it is: the name alone may stand for that of an earlier installation."""
     try:
-        return docker_config.RUNTIME in Engine(timeout=10).info()["Runtimes"]
+        known = Engine(timeout=10).info()["Runtimes"].get(docker_config.RUNTIME)
+        return bool(known and known.get("path") == str(RUNTIME_DIR / RUNTIME_FILES[0]))
     except PhaulError:
         return False
 

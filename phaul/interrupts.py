@@ -1,7 +1,8 @@
 """Signals that ask p.haul to stop: before COMMIT they cancel, after it they are noted and wait.
 
 A signal raises Cancelled in the main thread, wherever it is, except inside `shielded()`, where it
-is kept until the block ends. Undo steps and everything after COMMIT run shielded.
+is kept until the block ends. Undo steps run shielded, and so does everything after COMMIT: from
+there on no signal can change what becomes of the container, nor the exit status that tells it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _pending: int | None = None
 
 def install() -> None:
     """From now on SIGINT, SIGTERM and SIGHUP cancel; for programs, not for libraries."""
+    global _depth
+    _depth = 0
     for number in SIGNALS:
         signal.signal(number, _arrived)
 
@@ -48,6 +51,12 @@ def forget() -> None:
     """What waits is not acted on: the haul is past the point where it could be."""
     global _pending
     _pending = None
+
+
+def too_late() -> None:
+    """COMMIT: from now on signals are only noted. To be called inside `shielded()`."""
+    global _depth
+    _depth += 1
 
 
 @contextmanager

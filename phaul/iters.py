@@ -63,11 +63,12 @@ class Haul:
         self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         self.trees: list[Tree] = []
         self.token = b""
-        self.too_late = False
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
         self.show.phase("check")
+        # Before all else: what is in doubt is frozen, and nobody must be advised to thaw it.
+        resolve.refuse_unsettled(self.source.name)
         self.caller = Caller(self.reach.open("control"))
         plan = preflight.plan(self.driver, self.source, self.caller, self.options)
         resolve.refuse_unsettled(self.source.name)
@@ -87,9 +88,17 @@ class Haul:
             return self._hand_over()
         finally:
             with interrupts.shielded():
-                guard.dismiss()
+                # A signal on the way into the rollback, say: the guard does it.
+                if self._undecided:
+                    guard.take_over()
+                else:
+                    guard.dismiss()
                 self.record.close()
                 self.caller.close()
+
+    @property
+    def _undecided(self) -> bool:
+        return self.record.state in (journal.BEGUN, journal.FROZEN)
 
     @property
     def logs(self) -> Path:
@@ -105,17 +114,15 @@ class Haul:
             self.work = places.private_dir(self.work)
             self.record.note(work=str(self.work))
             self._prepare(plan)
-            passes = Passes(self.trees, self._channel, self.stats)
+            passes = Passes(self.trees, self._channel, self.source.mapped, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
                 passes.sync()
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
+                interrupts.too_late()
         except BaseException as error:
-            if self.record.state == journal.COMMITTED:
-                self.too_late = True
-                return
             self._roll_back(error)
 
     def _roll_back(self, error: BaseException) -> None:
@@ -185,7 +192,7 @@ class Haul:
             self.source.freeze(self.record)
             self.record.advance(journal.FROZEN)
             dump = crew.add(self.source.dump, pictures, self.logs)
-            passes.go(crew, poised, self.source.mapped())
+            passes.go(crew, poised)
             crew.join()
         dumped: Dumped = dump.result()
         with contextlib.closing(memory.link):
@@ -199,25 +206,23 @@ class Haul:
 
     def _hand_over(self) -> Outcome:
         """Nothing interrupts this: the target's copy is the one that lives from now on."""
-        with interrupts.shielded():
-            self.show.phase("release")
-            seen = self._release()
-            if seen.state == journal.UNDONE:
-                self._taken_back()
-            if seen.state not in (journal.RUNNING, journal.DONE):
-                raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
-            self.stats.released = time.monotonic()
-            self.show.phase("finish")
-            try:
-                notes = resolve.finish(self.record)
-            except PhaulError as error:
-                raise Untidy(
-                    f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence}", code=error.code
-                ) from None
-            if interrupts.noted() or self.too_late:
-                notes.append("The signal came after the container was committed: it was too late to cancel.")
-                interrupts.forget()
-            return Outcome(seen.subject, tuple(notes))
+        self.show.phase("release")
+        seen = self._release()
+        if seen.state == journal.UNDONE:
+            self._taken_back()
+        if seen.state not in (journal.RUNNING, journal.DONE):
+            raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
+        self.stats.released = time.monotonic()
+        self.show.phase("finish")
+        try:
+            notes = resolve.finish(self.record)
+        except PhaulError as error:
+            raise Untidy(
+                f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence}", code=error.code
+            ) from None
+        if interrupts.noted():
+            notes.append("The signal came after the container was committed: it was too late to cancel.")
+        return Outcome(seen.subject, tuple(notes))
 
     def _release(self) -> StateIs:
         try:

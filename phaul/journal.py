@@ -206,8 +206,10 @@ def find(side: str, haul: str) -> Path:
 
 def all_of(side: str) -> Iterator[Path]:
     """The paths of this side's journals, the newest haul first."""
-    found = [path for path in places.JOURNALS.glob(f"*.{side}") if path.stat().st_size]
-    yield from sorted(found, reverse=True)
+    for path in sorted(places.JOURNALS.glob(f"*.{side}"), reverse=True):
+        with contextlib.suppress(FileNotFoundError):  # another process prunes them
+            if path.stat().st_size:
+                yield path
 
 
 def unsettled(side: str) -> Iterator[Journal]:

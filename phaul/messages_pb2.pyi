@@ -118,12 +118,13 @@ class HelloReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class HostFacts(_message.Message):
-    __slots__ = ["capabilities", "cgroup_v2", "cpu", "criu", "hostname", "kernel", "machine", "rsync"]
+    __slots__ = ["capabilities", "cgroup_v2", "cpu", "criu", "host_id", "hostname", "kernel", "machine", "rsync"]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     CGROUP_V2_FIELD_NUMBER: _ClassVar[int]
     CPU_FIELD_NUMBER: _ClassVar[int]
     CRIU_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
+    HOST_ID_FIELD_NUMBER: _ClassVar[int]
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     RSYNC_FIELD_NUMBER: _ClassVar[int]
@@ -131,11 +132,12 @@ class HostFacts(_message.Message):
     cgroup_v2: bool
     cpu: str
     criu: str
+    host_id: str
     hostname: str
     kernel: str
     machine: str
     rsync: str
-    def __init__(self, hostname: _Optional[str] = ..., machine: _Optional[str] = ..., kernel: _Optional[str] = ..., criu: _Optional[str] = ..., rsync: _Optional[str] = ..., cgroup_v2: bool = ..., capabilities: _Optional[_Iterable[str]] = ..., cpu: _Optional[str] = ...) -> None: ...
+    def __init__(self, hostname: _Optional[str] = ..., machine: _Optional[str] = ..., kernel: _Optional[str] = ..., criu: _Optional[str] = ..., rsync: _Optional[str] = ..., cgroup_v2: bool = ..., capabilities: _Optional[_Iterable[str]] = ..., cpu: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
 
 class ImageFile(_message.Message):
     __slots__ = ["name", "size"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from pathlib import Path
 
 ETC = Path(os.environ.get("PHAUL_ETC", "/etc/phaul"))
@@ -24,9 +26,12 @@ def private_dir(path: Path) -> Path:
     return path
 
 
-def work_dir(haul: str) -> Path:
-    """The haul's own directory for images and scratch files; the caller wipes it at the end."""
-    return private_dir(WORK / haul)
+def host_id() -> str:
+    """A random name of this host's state directory, made at first use."""
+    path = private_dir(STATE) / "host-id"
+    with contextlib.suppress(FileExistsError), path.open("x") as file:
+        file.write(secrets.token_hex(16))
+    return path.read_text()
 
 
 def log_dir(haul: str) -> Path:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 
 from phaul import host_facts
-from phaul.errors import Blocked, Blocker
+from phaul.errors import Blocked, Blocker, Refused
 from phaul.htype import Capabilities, Driver, Source
 from phaul.messages_pb2 import Check, HostFacts, Request
 from phaul.xem_rpc import Caller
@@ -35,11 +35,17 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
     request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
     checked = caller.call(request, timeout=CHECK_SECONDS).checked
     there = checked.facts
+    if there.host_id == facts.host_id:
+        raise Refused("The target is this host itself: name another one.", code="same-host")
     blockers += [*_tools(there, there.hostname, options), *_cpu(facts, there, options)]
     blockers += [Blocker(blocker.code, blocker.sentence) for blocker in checked.blockers]
+    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
+    if not able.hold:
+        blockers.append(
+            Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
+        )
     if blockers:
         raise Blocked(tuple(dict.fromkeys(blockers)))
-    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
     return Plan(able, wanted, tuple(checked.lacks), there)
 
 

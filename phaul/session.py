@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import secrets
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from phaul import fs_haul, htype, images, journal, log, places, tasks_seen, verify
 from phaul.connection import Connection
-from phaul.errors import HaulFailed, ProtocolError, Refused
+from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepared, Reply, Restore, StateIs, Verify
 
 LOG = logging.getLogger("phaul.session")
@@ -25,7 +26,7 @@ class Session:
         self.lock = threading.RLock()
         self.token = secrets.token_bytes(16)
         self.driver = htype.load(begin.haul_type)
-        self.work = places.work_dir(begin.haul)
+        self.work = places.WORK / begin.haul
         self.logs = places.log_dir(begin.haul)
         self.log_handler = log.to_file(self.logs / "p.haul-service.log")
         self.journal = journal.begin(
@@ -36,6 +37,7 @@ class Session:
         self.seats = 0
         try:
             self.journal.push("work", path=str(self.work))
+            places.private_dir(self.work)
             self.target = self.driver.target(json.loads(begin.wanted), self.journal)
         except BaseException:
             undo_all(self.journal, self.driver)
@@ -64,6 +66,7 @@ class Session:
 
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
+        self.target.ready()
         mounts = bool(request.expectation.mounts)
         verify.check(request.expectation, tasks_seen.expectation(self.target.pids(), mounts=mounts))
         return Reply(done=Done())
@@ -74,13 +77,28 @@ class Session:
             try:
                 self.target.ready()
             except HaulFailed:
-                self.roll_back()
+                self._give_up()
                 raise
             self.journal.advance(journal.RUNNING)
         self._expect(journal.RUNNING, journal.DONE)
         if self.journal.state == journal.RUNNING:
             self.target.release(self.journal.head)
         return self.state()
+
+    def _give_up(self) -> None:
+        """The tasks end now, or HaulFailed is raised; the rest can wait where it must (for the engine, say)."""
+        try:
+            self.roll_back()
+        except HaulFailed as error:
+            if self._holds():
+                raise
+            LOG.error("haul %s: %s", self.haul, error.sentence)
+
+    def _holds(self) -> bool:
+        """Whether any restored task lives."""
+        with contextlib.suppress(PhaulError):
+            return bool(tasks_seen.expectation(self.target.pids(), mounts=False).tasks)
+        return False
 
     def discard(self) -> Reply:
         self.roll_back()

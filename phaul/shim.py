@@ -69,6 +69,7 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
             lines += cgroup_lines(mount["destination"], spec["linux"].get("cgroupsPath", ""))
         elif os.path.islink(mount.get("source", "")):
             mount["source"] = os.path.realpath(mount["source"])
+    keep_sysctls(spec["linux"].get("sysctl") or {}, os.path.join(pending, "sysctls"))
     conf = os.path.join(pending, "criu.conf")
     with open(conf, "w") as file:
         file.write("\n".join(lines) + "\n")
@@ -78,6 +79,15 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
         json.dump(spec, file)
     os.rename(temporary, path)
     return spec
+
+
+def keep_sysctls(wanted: dict[str, str], path: str) -> None:
+    """The network's, for hold.sh to set: CRIU makes the namespace new, and runc sets none in a restore."""
+    with open(path, "w") as file:
+        for name, value in sorted(wanted.items()):
+            if name.startswith("net."):
+                file.write("%s=%s\n" % (name.replace(".", "/"), value))
+    os.environ["PHAUL_SYSCTLS"] = path
 
 
 def cgroup_lines(destination: str, cgroups_path: str) -> list[str]:
@@ -173,18 +183,34 @@ def hold(pending: str) -> int:
                 peer.send(b"held\n")
             elif word == b"release":
                 thaw(directory, v2)
-                peer.send(b"running\n")
+                conclude(pending, "released", peer)
                 return 0
             elif word == b"discard":
-                for pid in pids_of(directory):
-                    os.kill(pid, 9)
+                kill(pids_of(directory))
                 thaw(directory, v2)
-                peer.send(b"discarded\n")
+                conclude(pending, "discarded", peer)
                 return 1
         except OSError:
             continue
         finally:
             peer.close()
+
+
+def kill(pids: list[int]) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, 9)
+        except ProcessLookupError:
+            pass
+
+
+def conclude(pending: str, how: str, peer: socket.socket) -> None:
+    """Write down what was done, and only then say so: whoever hears it may remove the directory."""
+    os.rename(os.path.join(pending, "restored"), os.path.join(pending, how))
+    try:
+        peer.send(how.encode() + b"\n")
+    except OSError:
+        pass
 
 
 def announce(pending: str) -> None:
@@ -205,9 +231,7 @@ def main(argv: list[str]) -> int:
         if word == "create" and os.path.exists(pending + "/restore.json") and not os.path.exists(pending + "/restored"):
             return restore(argv, verb, options, pending)
         if word == "start" and os.path.exists(pending + "/restored"):
-            code = hold(pending)
-            os.rename(pending + "/restored", pending + ("/discarded" if code else "/released"))
-            return code
+            return hold(pending)
     os.execv(runc(), ["runc", *argv])
 
 

@@ -112,4 +112,5 @@ def _failed(destination: str, code: int, words: IO[bytes]) -> Unreachable:
     words.seek(0)
     lines = [line.strip() for line in words.read(1 << 16).decode(errors="replace").splitlines() if line.strip()]
     last = lines[-1] if lines else f"exit status {code}"
-    return Unreachable(f"ssh to {destination} failed: {last}", code="ssh-failed", detail="\n".join(lines))
+    sentence = f"ssh to {destination} failed: {last.rstrip('.')}."
+    return Unreachable(sentence, code="ssh-failed", detail="\n".join(lines[:-1]))

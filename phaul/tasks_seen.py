@@ -118,6 +118,12 @@ def _readable(end: str) -> str:
     return f"{'.'.join(map(str, octets))}:{int(port, 16)}"
 
 
+def memory(pids: list[int]) -> int:
+    """Bytes of anonymous memory that the tasks hold (RssAnon and VmSwap of proc(5))."""
+    fields = [status.get(name, "0 kB") for status in map(status_of, pids) for name in ("RssAnon", "VmSwap")]
+    return sum(int(field.split()[0]) << 10 for field in fields)
+
+
 def uses_io_uring(pid: int) -> bool:
     directory = PROC / str(pid) / "fd"
     with contextlib.suppress(OSError):

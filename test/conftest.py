@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from lab import Host, Lab, clean, images, service
+from faults import Scene, make_scene
+from hypothesis import HealthCheck, settings
+from lab import Host, Lab, clean, images, service, vm
 
 CAP_SYS_RESOURCE = 24
 
+# The same examples each time, however busy the machine is.
+settings.register_profile(
+    "gate", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("gate")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Cases marked vm have the fixture `lab` consist of whole machines."""
+    if "lab" in metafunc.fixturenames and metafunc.definition.get_closest_marker("vm"):
+        metafunc.parametrize("lab", ["vm"], indirect=True, scope="session")
+
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab | vm.VmLab]:
     """Hosts a and b with dockerd and the busybox image."""
-    with Lab.up(f"test-{os.getpid()}") as running:
+    on_machines = getattr(request, "param", "") == "vm"
+    if on_machines and (reason := vm.missing()):
+        pytest.skip(reason)
+    with (vm.VmLab if on_machines else Lab).up(f"test-{os.getpid()}") as running:
         for host in running.hosts:
             images.load(host, "busybox")
         yield running
@@ -34,7 +50,8 @@ def host_b(lab: Lab) -> Host:
 @pytest.fixture(scope="session")
 def paired(lab: Lab) -> Lab:
     """The lab, with both hosts set up and b knowing a."""
-    service.pair(lab.host("a"), lab.host("b"))
+    if not lab.paired:
+        service.pair(lab.host("a"), lab.host("b"))
     return lab
 
 
@@ -44,25 +61,37 @@ def clean_lab(lab: Lab) -> Iterator[Lab]:
 
     Services are a test's own: those still running after it are ended.
     """
-    before = [clean.baseline(host) for host in lab.hosts]
+    before = clean.baselines(*lab.hosts)
     yield lab
     for host in lab.hosts:
         lab.join(host.name)
-    for baseline in before:
-        clean.restore(baseline)
+    clean.restore_all(before)
+
+
+@pytest.fixture
+def scene(paired: Lab, clean_lab: Lab) -> Scene:
+    """A container that counts on a, which is paired with b."""
+    return make_scene(clean_lab)
+
+
+@pytest.fixture
+def served(paired: Lab, clean_lab: Lab) -> Iterator[Lab]:
+    """The paired lab with b's service running; what the test leaves is removed after it."""
+    for host in paired.hosts:
+        images.load(host, "busybox")
+    with service.Service(paired.host("b")):
+        yield paired
 
 
 @pytest.fixture(scope="session")
-def non_root_dumps() -> None:
+def non_root_dumps(lab: Lab) -> None:
     """Skips where the machine lets CRIU dump root's processes only."""
-    status = Path("/proc/self/status").read_text()
-    bounding = next(line.split()[1] for line in status.splitlines() if line.startswith("CapBnd:"))
-    if not int(bounding, 16) >> CAP_SYS_RESOURCE & 1:
+    if "non-root-dumps" not in lab.capabilities:
         pytest.skip("no CAP_SYS_RESOURCE on this machine: CRIU cannot read the limits of a process that is not root's")
 
 
 @pytest.fixture(scope="session")
-def soft_dirty(host_a: Host) -> None:
+def soft_dirty(lab: Lab) -> None:
     """Skips where the kernel does not track which memory has changed."""
-    if host_a.run("criu", "check", "--feature", "mem_dirty_track", check=False).code:
+    if "soft-dirty" not in lab.capabilities:
         pytest.skip("no soft-dirty tracking in this machine's kernel: no pre-copy rounds")

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Callable
+import secrets
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,9 +17,11 @@ from lab.waiting import until
 
 HAUL_TIMEOUT_S = 150
 DEADLINE_S = 60
+RUNTIME_PATH = "/usr/local/lib/phaul/shim.py"
 # What P.Haul keeps on purpose: what became of each haul, and the directories themselves.
 KEPT = re.compile(
-    r"[+-] files: /(run/phaul(/restore)?|var/lib/phaul(/work)?|var/lib/phaul/journal(/[-0-9a-f]+\.(source|target))?)"
+    r"[+-] files: /(run/phaul(/restore)?|var/lib/phaul(/work|/host-id)?"
+    r"|var/lib/phaul/journal(/[-0-9a-f]+\.(source|target))?)"
 )
 
 T = TypeVar("T")
@@ -36,16 +43,19 @@ def haul(host: Host, *argv: str, check: bool = True, env: dict[str, str] | None 
     return host.run("p.haul", *argv, timeout=HAUL_TIMEOUT_S, check=check, env=env)
 
 
-def refused(done: Done, code: str, status: int = 3) -> str:
-    """The one sentence that p.haul refused with. Raises AssertionError unless it is one, with that code and status."""
+def refused(done: Done, code: str, status: int = 3, *, program: str = "p.haul", details: int = 0) -> str:
+    """The one sentence that p.haul refused with. Raises AssertionError unless it is one, with that code and status.
+
+    `details` is how many lines for people follow the sentence.
+    """
     said = f"status {done.code}\n{done.out}{done.err}"
     assert "Traceback" not in said, said
     assert done.code == status, said
-    *sentences, verdict = [line for line in done.err.splitlines() if line.startswith("p.haul: ")] or [""]
-    assert verdict == f"p.haul: [{code}] exit status {status}", said
-    assert len(sentences) == 1, said
-    sentence = sentences[0].removeprefix("p.haul: ")
-    assert re.fullmatch(r"['\"A-Z/].{10,}[.)]", sentence), said
+    *sentences, verdict = [line for line in done.err.splitlines() if line.startswith(f"{program}: ")] or [""]
+    assert verdict == f"{program}: [{code}] exit status {status}", said
+    assert len(sentences) == 1 + details, said
+    sentence = sentences[0].removeprefix(f"{program}: ")
+    assert re.fullmatch(r"\S.{20,}([.)]|: p\.haul .+)", sentence), said
     return sentence
 
 
@@ -91,17 +101,105 @@ def wait_for(probe: Callable[[], T], what: str, deadline: float = DEADLINE_S) ->
     return until(probe, what, timeout=deadline)
 
 
-def left(host: Host, before: residue.Residue) -> list[str]:
+def left(host: Host, before: residue.Residue, *, timeout: float = 15, but: Iterable[str] = ()) -> list[str]:
     """What has come to the host, or gone, since that look: one line each, without what P.Haul keeps on purpose.
 
-    The host has some seconds to finish what it is at.
+    `but` are lines that may be there, each once. The host has `timeout` seconds to finish what it is at.
     """
 
     def kept() -> list[str]:
-        return [line for line in residue.diff(before, residue.residue(host)) if not KEPT.fullmatch(line)]
+        changes = [line for line in residue.diff(before, residue.residue(host)) if not KEPT.fullmatch(line)]
+        return list((Counter(changes) - Counter(but)).elements())
 
     try:
-        until(lambda: not kept(), "no residue", timeout=15, interval=0.1)
+        until(lambda: not kept(), "no residue", timeout=timeout, interval=0.1)
     except LabError:
         return kept()
     return []
+
+
+@contextlib.contextmanager
+def unchanged(*hosts: Host) -> Iterator[None]:
+    """Raises AssertionError where the block left any trace on a host, or changed one of its containers."""
+    before = [(host, settled(host), containers(host)) for host in hosts]
+    yield
+    for host, held, seen in before:
+        changes = residue.settled_diff(host, held)
+        assert not changes, f"{host.name}: {changes}"
+        assert containers(host) == seen, host.name
+
+
+def settled(host: Host) -> residue.Residue:
+    """What the host holds, once it holds the same in two looks: nothing of what was begun before is under way."""
+    last = [residue.residue(host)]
+
+    def same() -> bool:
+        last.append(residue.residue(host))
+        return last[-1] == last[-2]
+
+    until(same, f"{host.name} to come to rest", timeout=DEADLINE_S, interval=0.05)
+    return last[-1]
+
+
+def containers(host: Host) -> dict[str, dict[str, Any]]:
+    """What `docker inspect` shows of every container, less what changes while it restarts by itself."""
+    found = {}
+    for listed in host.engine.get("/containers/json?all=true"):
+        seen = inspect(host, listed["Id"])
+        seen["Mounts"].sort(key=lambda mount: mount["Destination"])  # the engine shows them in any order
+        restarts = seen["RestartCount"] > 0
+        found[listed["Id"]] = {key: seen[key] for key in seen if not (restarts and key in ("RestartCount", "State"))}
+    return found
+
+
+@contextlib.contextmanager
+def stand_in(host: Host, path: str, content: str | None) -> Iterator[None]:
+    """Another file in the place of that one for a while; None: something that cannot be run, as if it were missing."""
+    other = f"/run/stand-in-{secrets.token_hex(4)}"
+    if content is not None:
+        host.path(other).write_text(content)
+        host.path(other).chmod(0o755)
+    host.run("mount", "--bind", other if content is not None else "/dev/null", path)
+    try:
+        yield
+    finally:
+        host.run("umount", "-l", path)
+        host.path(other).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def python(host: Host, program: str) -> Iterator[None]:
+    """A Python program runs in the host, from its first line of output on until the end of the block."""
+    running = host.popen("python3", "-c", program, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert running.stdout.readline(), f"the program in {host.name} ended"
+        yield
+    finally:
+        running.terminate()  # reaches it, which SIGKILL would not: its zombie would stay for a while
+        running.communicate()
+
+
+@contextlib.contextmanager
+def without_runtime(host: Host) -> Iterator[None]:
+    """The host's engine knows another runtime in the place of P.Haul's until the end of the block."""
+    file = host.path("/etc/docker/daemon.json")
+    saved = file.read_text()
+    configure_engine(host, {**json.loads(saved), "runtimes": {"another": {"path": "/usr/bin/true"}}})
+    wait_for(lambda: not runtime_path(host), "the engine to forget the runtime")
+    try:
+        yield
+    finally:
+        configure_engine(host, json.loads(saved))
+        file.write_text(saved)
+        wait_for(lambda: runtime_path(host) == RUNTIME_PATH, "the engine to learn of the runtime again")
+
+
+def configure_engine(host: Host, document: dict[str, Any]) -> None:
+    """Write daemon.json and make the engine read it, without waiting until it has."""
+    host.path("/etc/docker/daemon.json").write_text(json.dumps(document))
+    host.run("sh", "-c", "kill -HUP $(cat /run/lab-dockerd.pid)")
+
+
+def runtime_path(host: Host) -> str:
+    """Where the host's engine looks for P.Haul's runtime; "" where it does not know it."""
+    return str(host.engine.get("/info")["Runtimes"].get("phaul", {}).get("path", ""))

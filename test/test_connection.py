@@ -105,7 +105,9 @@ def test_a_client_of_another_version_is_told(links: tuple[Link, Link], number: i
 @pytest.mark.parametrize(("number", "older"), [(0, "10.0.0.2"), (7, "this host")])
 def test_a_service_of_another_version_is_named(links: tuple[Link, Link], number: int, older: str) -> None:
     Connection(links[1]).send(HelloReply(protocol=number, version="0.0.1\x1b[31m"))
-    with pytest.raises(ProtocolError, match=rf"10\.0\.0\.2 speaks protocol {number}.*upgrade P\.Haul on {older}") as caught:
+    with pytest.raises(
+        ProtocolError, match=rf"10\.0\.0\.2 speaks protocol {number}.*upgrade P\.Haul on {older}"
+    ) as caught:
         greet(links[0], "control")
     assert "\x1b" not in caught.value.sentence
 
@@ -145,7 +147,10 @@ class Served:
         self.link = links[1]
         self.after: list[str] = []
         self.answer: Callable[[Request], Reply] = lambda request: Reply(done=Done(note=request.begin.haul))
-        self.ended = pool.submit(serve, Connection(links[1]), lambda request: self.answer(request), after=self.follow)
+        self.ended = pool.submit(serve, Connection(links[1]), self.handle, after=self.follow)
+
+    def handle(self, request: Request) -> Reply:
+        return self.answer(request)
 
     def follow(self, request: Request) -> None:
         self.after.append(request.begin.haul)

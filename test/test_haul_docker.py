@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,17 +16,9 @@ from lab.workloads import check_counter, counter, downtime, ticks, wait_ticks
 SOURCE_IS_LEFT = "The source container count is left stopped, its restart policy put to no"
 
 
-@pytest.fixture
-def hosts(paired: Lab, clean_lab: Lab) -> Iterator[tuple[Host, Host]]:
-    """Hosts a and b, with a service on b."""
-    a, b = paired.hosts
-    with Service(b):
-        yield a, b
-
-
-def test_a_counter_goes_on_at_the_target(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
-    before = [residue(host) for host in hosts]
+def test_a_counter_goes_on_at_the_target(served: Lab) -> None:
+    a, b = served.hosts
+    before = [residue(host) for host in served.hosts]
     old = counter(a, "count", "--restart", "unless-stopped")
     reached = wait_ticks(a, "count", 50)[-1][0]
     said = summary(haul(a, "docker", "count", b.ip))
@@ -43,19 +34,19 @@ def test_a_counter_goes_on_at_the_target(hosts: tuple[Host, Host]) -> None:
     assert (gone["State"]["Status"], gone["HostConfig"]["RestartPolicy"]["Name"]) == ("exited", "no")
     assert said.subject == new["Id"][:12]
     assert [note.startswith(SOURCE_IS_LEFT) for note in said.notes] == [True]
-    assert said.downtime <= downtime(seen) + 0.05
-    assert downtime(seen) < 5
+    assert said.downtime == pytest.approx(downtime(seen), abs=2 * served.slowness)
+    assert downtime(seen) < 10 * served.slowness
     assert said.total > said.downtime
     assert said.bytes["image"] == 0
     assert said.bytes["memory"] > 10_000
     assert said.bytes["rootfs"] > 100
-    for host in hosts:
+    for host in served.hosts:
         host.docker("rm", "-f", "count")
-    assert [left(host, was) for host, was in zip(hosts, before, strict=True)] == [[], []]
+    assert [left(host, was) for host, was in zip(served.hosts, before, strict=True)] == [[], []]
 
 
-def test_docker_works_with_it_at_the_target(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_docker_works_with_it_at_the_target(served: Lab) -> None:
+    a, b = served.hosts
     talker = "n=0; while :; do n=$((n+1)); echo $n >>/said; echo line $n; sleep 0.05; done"
     a.docker("run", "-d", "--name", "talk", "busybox", "sh", "-c", talker)
     wait_for(lambda: "line 3" in a.docker("logs", "talk"), "a line in the log")
@@ -77,23 +68,23 @@ def test_docker_works_with_it_at_the_target(hosts: tuple[Host, Host]) -> None:
 
 
 @pytest.mark.parametrize("length", [64, 12, 4])
-def test_an_id_or_its_beginning_names_it(hosts: tuple[Host, Host], length: int) -> None:
-    a, b = hosts
+def test_an_id_or_its_beginning_names_it(served: Lab, length: int) -> None:
+    a, b = served.hosts
     identity = counter(a, "count")
     haul(a, "docker", identity[:length], b.ip)
     assert state(b, "count") == "running"
 
 
-def test_another_name_at_the_target(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_another_name_at_the_target(served: Lab) -> None:
+    a, b = served.hosts
     counter(a, "count")
     haul(a, "docker", "count", b.ip, "--dst-id", "other")
     assert (state(b, "other"), state(b, "count")) == ("running", "")
     assert b.docker("exec", "other", "hostname") == inspect(a, "count")["Config"]["Hostname"]
 
 
-def test_remove_source(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_remove_source(served: Lab) -> None:
+    a, b = served.hosts
     before = residue(a)
     counter(a, "count", "-v", "kept:/kept", "--restart", "always")
     said = summary(haul(a, "docker", "count", b.ip, "--remove-source"))
@@ -104,8 +95,8 @@ def test_remove_source(hosts: tuple[Host, Host]) -> None:
     assert left(a, before) == []
 
 
-def test_a_container_run_with_rm(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_a_container_run_with_rm(served: Lab) -> None:
+    a, b = served.hosts
     before = residue(a)
     counter(a, "count", "--rm")
     last = ticks(a, "count")[-1][0]
@@ -116,37 +107,37 @@ def test_a_container_run_with_rm(hosts: tuple[Host, Host]) -> None:
     wait_for(lambda: state(b, "count") == "", "the engine to remove it")
 
 
-def served(host: Host, port: int) -> str:
+def answer(host: Host, port: int) -> str:
     """What a web server on b answers, asked from the host."""
     return host.run("busybox", "wget", "-T", "5", "-q", "-O", "-", f"http://b:{port}/index.html", check=False).out
 
 
-def test_published_ports_answer_at_the_target(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_published_ports_answer_at_the_target(served: Lab) -> None:
+    a, b = served.hosts
     web = "mkdir /www; echo old host >/www/index.html; exec httpd -f -p 80 -h /www"
     a.docker("run", "-d", "--name", "web", "-p", "8080:80", "busybox", "sh", "-c", web)
     wait_for(lambda: "/www/index.html" in a.docker("exec", "web", "find", "/www"), "the page")
     haul(a, "docker", "web", b.ip)
     b.docker("exec", "web", "sh", "-c", "echo new host >/www/index.html")
-    for host in hosts:
-        assert wait_for(lambda host=host: served(host, 8080), f"port 8080 of b, asked from {host.name}") == "new host\n"
+    for host in served.hosts:
+        assert wait_for(lambda host=host: answer(host, 8080), f"port 8080 of b, asked from {host.name}") == "new host\n"
     assert b.docker("port", "web", "80") == "0.0.0.0:8080\n[::]:8080"
 
 
-def test_a_network_is_made_at_the_target(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_a_network_is_made_at_the_target(served: Lab) -> None:
+    a, b = served.hosts
     a.docker("network", "create", "--subnet", "10.99.7.0/24", "--label", "some=label", "own")
     counter(a, "count", "--network", "own", "--ip", "10.99.7.77", "--network-alias", "nick")
     haul(a, "docker", "count", b.ip)
-    one, two = (host.engine.get("/networks/own") for host in hosts)
+    one, two = (host.engine.get("/networks/own") for host in served.hosts)
     changing = {"Id", "Created", "Containers", "Status"}
     assert {key: one[key] for key in one.keys() - changing} == {key: two[key] for key in two.keys() - changing}
     assert b.docker("exec", "count", "hostname", "-i").split() == ["10.99.7.77"]
     assert b.docker("run", "--rm", "--network", "own", "busybox", "ping", "-c1", "-W5", "nick")
 
 
-def test_there_and_back(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_there_and_back(served: Lab) -> None:
+    a, b = served.hosts
     pair(b, a)
     counter(a, "count", "--restart", "on-failure:3", "-v", "data:/data")
     with Service(a):
@@ -180,8 +171,8 @@ def at_once(*moves: tuple[Host, str, Host]) -> None:
     assert not faults, faults
 
 
-def test_two_at_the_same_time_to_one_service(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_two_at_the_same_time_to_one_service(served: Lab) -> None:
+    a, b = served.hosts
     names = ("one", "two")
     last = {name: counter(a, name) and ticks(a, name)[-1][0] for name in names}
     at_once(*((a, name, b) for name in names))
@@ -190,8 +181,8 @@ def test_two_at_the_same_time_to_one_service(hosts: tuple[Host, Host]) -> None:
         assert state(a, name) == "exited"
 
 
-def test_one_in_each_direction_at_the_same_time(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_one_in_each_direction_at_the_same_time(served: Lab) -> None:
+    a, b = served.hosts
     pair(b, a)
     counter(a, "there")
     counter(b, "back")
@@ -208,9 +199,9 @@ def image(host: Host, name: str) -> tuple[str, list[str]]:
     return found["Id"], sorted(found["RepoTags"])
 
 
-def test_only_lacking_layers_are_sent(hosts: tuple[Host, Host]) -> None:
+def test_only_lacking_layers_are_sent(served: Lab) -> None:
     """b has busybox: of the image above it, the base layer (3 MB) stays away, 1 MiB of noise comes."""
-    a, b = hosts
+    a, b = served.hosts
     images.load(a, "busybox-layered")
     a.docker("tag", "busybox-layered", "registry.example:5000/some/name:v1")
     if images.has(b, "busybox-layered"):
@@ -219,7 +210,7 @@ def test_only_lacking_layers_are_sent(hosts: tuple[Host, Host]) -> None:
         a.docker("run", "-d", "--name", "count", "registry.example:5000/some/name:v1", "ticker")
         wait_ticks(a, "count", 5)
         said = summary(haul(a, "docker", "count", b.ip))
-        assert 1 << 20 < said.bytes["image"] < 1.5 * (1 << 20)
+        assert 1 << 20 <= said.bytes["image"] < 1.5 * (1 << 20)
         assert image(b, "busybox-layered") == image(a, "busybox-layered")
         assert len(image(b, "busybox-layered")[1]) == 2
         assert inspect(b, "count")["Config"]["Image"] == "registry.example:5000/some/name:v1"
@@ -231,8 +222,8 @@ def test_only_lacking_layers_are_sent(hosts: tuple[Host, Host]) -> None:
         a.docker("rmi", "registry.example:5000/some/name:v1", check=False, timeout=60)
 
 
-def test_a_whole_image_is_sent_where_nothing_of_it_is(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_a_whole_image_is_sent_where_nothing_of_it_is(served: Lab) -> None:
+    a, b = served.hosts
     images.remove(b, "busybox")
     try:
         counter(a, "count")
@@ -279,20 +270,20 @@ class Watch:
         self._thread.join()
 
 
-def test_images_are_private_and_wiped(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_images_are_private_and_wiped(served: Lab) -> None:
+    a, b = served.hosts
     counter(a, "count")
     with Watch(a, "/var/lib/phaul/work") as here, Watch(b, "/var/lib/phaul/work") as there:
         haul(a, "docker", "count", b.ip)
     for watch in (here, there):
         assert watch.modes == {0o700}
         assert "inventory.img" in watch.dumps
-    for host in hosts:
+    for host in served.hosts:
         wait_for(lambda host=host: not list(host.path("/var/lib/phaul/work").iterdir()), f"no images on {host.name}")
 
 
-def test_images_are_kept_where_they_shall_be(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_images_are_kept_where_they_shall_be(served: Lab) -> None:
+    a, b = served.hosts
     counter(a, "count")
     place = a.path("/srv/pictures")
     try:
@@ -305,8 +296,8 @@ def test_images_are_kept_where_they_shall_be(hosts: tuple[Host, Host]) -> None:
         a.run("rm", "-rf", "/srv/pictures")
 
 
-def test_img_path_is_used_and_wiped(hosts: tuple[Host, Host]) -> None:
-    a, b = hosts
+def test_img_path_is_used_and_wiped(served: Lab) -> None:
+    a, b = served.hosts
     counter(a, "count")
     a.run("mkdir", "-m", "755", "/srv/pictures")
     try:

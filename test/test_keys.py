@@ -95,7 +95,9 @@ def test_a_peer_pinned_again_is_replaced(tmp_path: Path, identity: Identity) -> 
     assert [path.name for path in (tmp_path / "etc" / "peers").iterdir()] == ["a.pem"]
 
 
-@pytest.mark.parametrize("name", ["../key", "a/b", "/etc/x", ".hidden", "..", "", "a\0b", "a\nb", "-rf", "x" * 300, "ä"])
+@pytest.mark.parametrize(
+    "name", ["../key", "a/b", "/etc/x", ".hidden", "..", "", "a\0b", "a\nb", "-rf", "x" * 300, "ä"]
+)
 def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, identity: Identity, name: str) -> None:
     peers = Peers(tmp_path / "etc")
     for use in (peers.certificate_for, peers.remove, lambda name: peers.add(name, identity.pem)):
@@ -104,7 +106,9 @@ def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, identity: I
     assert not (tmp_path / "etc" / "peers").exists()
 
 
-@pytest.mark.parametrize("pem", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+@pytest.mark.parametrize(
+    "pem", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
 def test_only_certificates_are_pinned(tmp_path: Path, pem: str) -> None:
     with pytest.raises(NotTrusted, match="is not a certificate"):
         Peers(tmp_path).add("a", pem)

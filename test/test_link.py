@@ -85,7 +85,7 @@ def test_an_end_in_the_middle_is_link_lost(pair: tuple[Link, Link]) -> None:
     left, right = pair
     left.send(b"abc")
     left.close()
-    with pytest.raises(LinkLost, match="connection to .* was lost: it ended before all"):
+    with pytest.raises(LinkLost, match=r"connection to .* was lost: it ended before all"):
         right.recv_exact(4, timeout=SOON)
 
 
@@ -130,7 +130,7 @@ def test_reset_is_link_lost(pair: tuple[Link, Link]) -> None:
         pytest.skip("a unix socket is never reset")
     raw(left).setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(raw(left).detach())
-    with pytest.raises(LinkLost, match="reset|farewell"):
+    with pytest.raises(LinkLost, match=r"reset|farewell"):
         right.recv(1, timeout=SOON)
     with pytest.raises(LinkLost):
         right.send(bytes(MIB))

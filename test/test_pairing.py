@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from phaul import pairing, tls
 from phaul.errors import LinkLost, NotTrusted, PhaulError, ProtocolError, Unreachable, UsageError
 from phaul.keys import Identity, Peer, Peers, is_address, peer_name
@@ -125,7 +126,7 @@ def test_nobody_comes(window: Window) -> None:
 def test_no_window_is_open(source: Host) -> None:
     with socket.socket() as unused:
         unused.bind((HERE, 0))
-        with pytest.raises(Unreachable, match="run p.haul-service pair there first") as caught:
+        with pytest.raises(Unreachable, match=r"run p\.haul-service pair there first") as caught:
             source.request(unused.getsockname()[1], CODE)
     assert caught.value.code == "pairing-not-open"
 
@@ -143,22 +144,26 @@ def test_codes_are_random() -> None:
     assert all(re.fullmatch(r"[A-Z2-7]{4}-[A-Z2-7]{4}-[A-Z2-7]{4}", code) for code in codes)
 
 
-def test_offer_tells_code_and_key(source: Host, target: Host) -> None:
+def test_offer_tells_code_and_key(source: Host, target: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    ports: list[int] = []
+    requests: list[Future[str]] = []
+    listen = tls.listen
+
+    def listened(address: str, port: int) -> socket.socket:
+        sock = listen(address, port)
+        ports.append(sock.getsockname()[1])
+        return sock
+
+    def announce(line: str) -> None:
+        told.append(line)
+        if found := re.search(r"Code: (\S+)", line):
+            requests.append(pool.submit(source.request, ports[0], found[1]))
+
+    monkeypatch.setattr(tls, "listen", listened)
     with ThreadPoolExecutor(1) as pool:
-        paired: list[Future[str]] = []
-
-        def announce(line: str) -> None:
-            told.append(line)
-            if found := re.search(r"Code: (\S+)", line):
-                paired.append(pool.submit(source.request, port, found[1]))
-
-        with socket.create_server((HERE, 0)) as unused:
-            port = unused.getsockname()[1]
-        peer = pairing.offer(
-            target.identity, target.peers, bind=HERE, port=port, announce=announce, deadline_s=SOON
-        )
-        assert paired[0].result(SOON) == target.identity.fingerprint
+        peer = pairing.offer(target.identity, target.peers, bind=HERE, port=0, announce=announce, deadline_s=SOON)
+        assert requests[0].result(SOON) == target.identity.fingerprint
     assert target.identity.fingerprint in told[0]
     assert source.identity.fingerprint == peer.fingerprint
     assert source.identity.fingerprint in told[-1]
@@ -214,8 +219,9 @@ def test_false_targets_are_not_trusted(source: Host, says: bytes, kind: type[Pha
     with socket.create_server((HERE, 0)) as server, ThreadPoolExecutor(1) as pool:
         requested = pool.submit(source.request, server.getsockname()[1], CODE)
         with server.accept()[0] as false:
-            false.sendall(says)
-            false.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                false.sendall(says)
+                false.shutdown(socket.SHUT_WR)
             with pytest.raises(kind):
                 requested.result(SOON)
     assert source.peers.all() == []

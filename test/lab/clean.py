@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from . import cgroups
 from .errors import LabError
@@ -20,6 +21,7 @@ RESTORED = ("/etc/phaul", "/etc/docker")
 OURS = (b"p.haul", b"phaul", b"criu", b"rsync")
 REMOVE_TIMEOUT_S = 60
 
+T = TypeVar("T")
 Saved = dict[str, tuple[int, bytes]]
 
 
@@ -37,8 +39,34 @@ class Baseline:
     settings: Saved
 
 
-def baseline(host: Host) -> Baseline:
+@dataclass(frozen=True)
+class FarBaseline:
+    """The same of a host that must look at itself; `file` is where it has written it down."""
+
+    host: Host
+    file: str
+
+
+def baselines(*hosts: Host) -> list[Baseline | FarBaseline]:
+    """Take note of what the hosts hold now."""
+    return at_once(baseline, hosts, far=any(host.far for host in hosts))
+
+
+def restore_all(before: list[Baseline | FarBaseline]) -> None:
+    """Remove all that has come since. Raises LabError if something cannot be removed."""
+    at_once(restore, before, far=any(one.host.far for one in before))
+
+
+def at_once(function: Callable[[Any], T], things: Sequence[Any], *, far: bool) -> list[T]:
+    """The function's results; for far hosts, which take their time, it is called for all at the same time."""
+    with ThreadPoolExecutor(len(things) if far else 1) as pool:
+        return list(pool.map(function, things)) if far else list(map(function, things))
+
+
+def baseline(host: Host) -> Baseline | FarBaseline:
     """Take note of what the host holds now."""
+    if host.far:
+        return FarBaseline(host, host.ask("baseline"))
     return Baseline(
         host=host,
         containers=frozenset(containers(host)),
@@ -51,9 +79,12 @@ def baseline(host: Host) -> Baseline:
     )
 
 
-def restore(before: Baseline) -> None:
+def restore(before: Baseline | FarBaseline) -> None:
     """Remove all that has come since. Raises LabError if something cannot be removed."""
     host = before.host
+    if isinstance(before, FarBaseline):
+        host.ask("restore", file=before.file, kept=sorted(host.kept_images))
+        return
     kill_processes(host, set(our_processes(host)) - before.processes)
     for group in host.cgroups:
         cgroups.thaw(group)
@@ -127,8 +158,7 @@ def kill_processes(host: Host, processes: set[tuple[str, int]]) -> None:
 
 def wake_dockerd(host: Host) -> None:
     """End a stop that a test has put dockerd in."""
-    pid = host.path("/run/lab-dockerd.pid").read_text().strip()
-    host.run("kill", f"-{signal.SIGCONT.name[3:]}", pid, check=False)
+    host.dockerd.signal("CONT")
 
 
 def tree(host: Host, place: str) -> Iterable[Path]:
@@ -151,15 +181,14 @@ def restore_settings(before: Baseline) -> None:
             Path(name).write_bytes(content)
             Path(name).chmod(mode)
     if now != before.settings:
-        pid = before.host.path("/run/lab-dockerd.pid").read_text().strip()
-        before.host.run("kill", "-HUP", pid)
+        before.host.dockerd.signal("HUP")
 
 
 def wipe(before: Baseline) -> None:
     """Remove what has come to P.Haul's own directories, unmounting what is mounted there."""
     host = before.host
     for place in WIPED:
-        mounted = [line.split()[1] for line in Path(f"/proc/{host.pid}/mounts").read_text().splitlines()]
+        mounted = [line.split()[1] for line in host.proc("mounts").splitlines()]
         for where in sorted((point for point in mounted if point.startswith(f"{place}/")), reverse=True):
             host.run("umount", "-l", where, check=False)
         for path in sorted(set(tree(host, place)) - before.files):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from . import claims, images, rootfs, tools
+from . import claims, images, rootfs, vm
 from .errors import LabError
 from .host import ENVIRONMENT, Host
 from .instance import Lab
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     actions = top.add_subparsers(required=True, metavar="COMMAND")
     up = actions.add_parser("up", help="bring the hosts up")
     up.add_argument("--hosts", default="a,b", help="their names (default: %(default)s)")
+    up.add_argument("--machines", action="store_true", help="whole machines a and b under qemu, set up and paired")
     up.add_argument("--images", default="busybox", help=f"of {','.join(images.IMAGES)} (default: %(default)s)")
     up.set_defaults(action=bring_up)
     actions.add_parser("down", help="remove the hosts and all they hold").set_defaults(action=take_down)
@@ -47,7 +48,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def bring_up(options: argparse.Namespace) -> None:
-    lab = Lab.up(options.instance, options.hosts.split(","), owned=False)
+    lab: Lab | vm.VmLab
+    if options.machines:
+        lab = vm.VmLab.up(options.instance, owned=False)
+    else:
+        lab = Lab.up(options.instance, options.hosts.split(","), owned=False)
     for host in lab.hosts:
         images.load(host, *filter(None, options.images.split(",")))
     show(lab.hosts)
@@ -58,14 +63,20 @@ def take_down(options: argparse.Namespace) -> None:
 
 
 def enter(instance: str, name: str, command: Sequence[str]) -> int:
-    host = Lab.attach(instance).host(name)
+    host = attach(instance).host(name)
     kept = {key: value for key, value in os.environ.items() if key == "TERM" or key.startswith("PHAUL_")}
     sys.stdout.flush()
-    os.execve(tools.enter(), host.argv(*command), {**kept, **ENVIRONMENT})
+    argv = host.argv(*command)
+    os.execve(argv[0], argv, {**kept, **ENVIRONMENT})
+
+
+def attach(instance: str) -> Lab | vm.VmLab:
+    kind = vm.VmLab if vm.VmLab.is_up(instance) else Lab
+    return kind.attach(instance)
 
 
 def status(options: argparse.Namespace) -> None:
-    show(Lab.attach(options.instance).hosts)
+    show(attach(options.instance).hosts)
 
 
 def show(hosts: Sequence[Host]) -> None:
@@ -83,6 +94,8 @@ def build(_: argparse.Namespace) -> None:
     rootfs.host_root()
     for name in images.IMAGES:
         images.tar(name)
+    if not vm.missing():
+        vm.snapshot.ready()
 
 
 def sweep(_: argparse.Namespace) -> None:

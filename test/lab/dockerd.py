@@ -62,6 +62,11 @@ class Dockerd:
     def stop(self) -> None:
         self._end("TERM")
 
+    def signal(self, name: str) -> None:
+        """Send it a signal, if it runs."""
+        if self.running:
+            self.host.run("kill", f"-{name}", str(self._number("/run/lab-dockerd.pid")), check=False)
+
     def kill(self) -> None:
         self._end("KILL")
 

@@ -8,21 +8,20 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from .errors import LabError
 
 TIMEOUT_S = 60
 
 
-class UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path, *, timeout: float) -> None:
+class EngineConnection(http.client.HTTPConnection):
+    def __init__(self, engine: Engine, *, timeout: float) -> None:
         super().__init__("docker", timeout=timeout)
-        self.path = path
+        self.engine = engine
 
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
+        self.sock = self.engine.dial(self.timeout)
 
 
 @dataclass(frozen=True)
@@ -31,9 +30,16 @@ class Engine:
 
     socket: Path
 
+    def dial(self, timeout: float) -> socket.socket:
+        """A connection to the socket."""
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        peer.settimeout(timeout)
+        peer.connect(str(self.socket))
+        return peer
+
     def call(self, method: str, path: str, *, timeout: float = TIMEOUT_S) -> tuple[int, bytes]:
         """HTTP status and body. Raises OSError where nothing answers."""
-        connection = UnixConnection(self.socket, timeout=timeout)
+        connection = EngineConnection(self, timeout=timeout)
         try:
             connection.request(method, path)
             reply = connection.getresponse()
@@ -49,6 +55,13 @@ class Engine:
         if status >= http.client.BAD_REQUEST:
             raise LabError(f"GET {path}: {status} {body.decode(errors='replace')}")
         return json.loads(body)
+
+    def archive(self, container: str, path: str) -> bytes:
+        """A file of a container as a tar file. Raises LabError where there is none."""
+        status, body = self.call("GET", f"/containers/{container}/archive?path={quote(path)}")
+        if status >= http.client.BAD_REQUEST:
+            raise LabError(f"{container}:{path}: {status} {body.decode(errors='replace')}")
+        return body
 
     def delete(self, path: str) -> None:
         """Delete a thing; one that is not there is fine. Raises LabError for another error."""

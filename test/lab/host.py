@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from . import tools
 from .dockerd import Dockerd
@@ -44,9 +44,22 @@ class Host:
     cgroups: tuple[Path, ...]
     kept_images: set[str] = field(default_factory=set, compare=False, repr=False)
 
+    # Whether no other machine can look into it: what looks at its files runs in the host itself then.
+    far: ClassVar[bool] = False
+    # Which cgroups below `cgroups` are containers' and P.Haul's.
+    cgroup_pattern: ClassVar[str] = "*"
+
     def path(self, inside: str) -> Path:
         """That file of the host, as this machine can open it."""
         return Path(f"/proc/{self.pid}/root/{inside.lstrip('/')}")
+
+    def proc(self, name: str) -> str:
+        """A file below /proc of the host's first process."""
+        return Path(f"/proc/{self.pid}/{name}").read_text()
+
+    def ask(self, what: str, **facts: Any) -> Any:
+        """Run one of the lab's own functions in a far host (inside.py): what it returns, as JSON has it."""
+        raise NotImplementedError
 
     def argv(self, *argv: str | Path) -> list[str]:
         """The machine's command line that runs the command in the host."""
@@ -110,6 +123,13 @@ class Host:
                 kill_group(process)
                 raise
         return process.returncode, out, err
+
+    def put(self, path: str | Path, content: bytes, *, timeout: float = 60) -> None:
+        """Write a file in the host, with the directories that it is in."""
+        script = 'mkdir -p "$(dirname "$0")" && cat >"$0"'
+        code, _, err = self._run(("sh", "-c", script, path), timeout=timeout, input=content)
+        if code:
+            raise CommandFailed(f"{self.name}: {path} cannot be written: {err.decode(errors='replace')}")
 
     def docker(self, *argv: str | Path, **options: Any) -> str:
         """What `docker ARGV` prints, stripped. Options and errors are those of run()."""

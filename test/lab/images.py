@@ -4,6 +4,7 @@ busybox          every applet, and /bin/ticker; runs sh
 busybox-layered  the same on top of two layers more, 1 MiB of incompressible bytes in one of them
 memhog           /bin/memhog on top of busybox's layer
 apps             Debian's redis-server, memcached, node, python3 with their libraries
+services         Debian's nginx, postgres with pgbench and amcheck, redis-server
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .errors import LabError
 from .host import Host
 
 APPS = ("redis-server", "memcached", "nodejs", "python3", "libjemalloc2", "procps")
+SERVICES = ("nginx", "postgresql", "redis-server", "procps")
 LOAD_TIMEOUT_S = 300
 LEAN = ("--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/locale/*")
 
@@ -107,9 +109,17 @@ def apps_layer() -> Path:
     return layer("apps", make, rootfs.SUITE, *APPS, *LEAN)
 
 
+def services_layer() -> Path:
+    def make(target: Path) -> None:
+        rootfs.bootstrap(target, SERVICES, variant="essential", extra=LEAN)
+
+    return layer("services", make, rootfs.SUITE, *SERVICES, *LEAN)
+
+
 IMAGES: dict[str, tuple[tuple[Callable[[], Path], ...], tuple[str, ...]]] = {
     "busybox": ((busybox_layer,), ("sh",)),
     "busybox-layered": ((busybox_layer, noise_layer, note_layer), ("sh",)),
     "memhog": ((busybox_layer, memhog_layer), ("memhog", "16")),
     "apps": ((apps_layer,), ("bash",)),
+    "services": ((services_layer,), ("bash",)),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -9,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import ClassVar
 
-from . import cgroups, spawning, switch
+from . import capabilities, cgroups, spawning, switch
 from .claims import STATE, claim, remove, sweep
 from .errors import LabError
 from .host import Host
@@ -27,6 +29,11 @@ class Lab:
     instance: str
     switch: int
     hosts: tuple[Host, ...]
+
+    # Whether P.Haul is set up on them, each knowing the other, from the beginning.
+    paired: ClassVar[bool] = False
+    # How many times longer everything may take than on hosts at full speed.
+    slowness: ClassVar[float] = 1.0
 
     @classmethod
     def up(cls, instance: str, hosts: Sequence[str] = ("a", "b"), *, docker: bool = True, owned: bool = True) -> Lab:
@@ -100,6 +107,11 @@ class Lab:
             host.dockerd.launch()
         for host in self.hosts:
             host.dockerd.wait()
+
+    @functools.cached_property
+    def capabilities(self) -> frozenset[str]:
+        """What these hosts can do, in words (capabilities.py)."""
+        return capabilities.of(self.hosts[0])
 
     def host(self, name: str) -> Host:
         for host in self.hosts:

@@ -14,7 +14,7 @@ mkdir -p "$cache"
 install_missing() {
     local missing=() pair
     for pair in mmdebstrap:mmdebstrap ip:iproute2 gcc:gcc ps:procps rsync:rsync unshare:util-linux \
-        openssl:openssl ssh:openssh-client python3:python3; do
+        mke2fs:e2fsprogs zstd:zstd xz:xz-utils openssl:openssl ssh:openssh-client python3:python3; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     ls /usr/lib/*/libc.a >/dev/null 2>&1 || missing+=(libc6-dev)
@@ -33,6 +33,18 @@ install_missing() {
         echo "$0: no Python 3.11 or newer that can make virtual environments" >&2
         exit 1
     }
+}
+
+# install_qemu: for the tests on whole machines, which are skipped where it cannot be had
+install_qemu() {
+    command -v qemu-system-x86_64 >/dev/null && command -v qemu-img >/dev/null && return
+    echo "installing qemu"
+    (
+        flock 9
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get update -qq
+        apt-get install -qq -y --no-install-recommends qemu-system-x86 qemu-utils >/dev/null
+    ) 9>"$cache/.apt.lock" || echo "qemu cannot be installed: tests on whole machines will be skipped" >&2
 }
 
 # find_python: sets $python to one that is new enough and can make virtual environments

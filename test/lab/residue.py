@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from .host import Host
 
@@ -20,8 +19,9 @@ RANDOM_NAMES = (
     (re.compile(r"/run/docker/netns/[0-9a-f]{12}$"), "/run/docker/netns/*"),
     (re.compile(r'"veth[0-9a-f]{7}"'), '"veth*"'),
 )
+KERNEL_THREAD = 0x00200000  # PF_KTHREAD, in the flags of /proc/PID/stat
 # Seen now and then on a host where nothing happens.
-PASSING = {"enter", "docker", "runc", "exe", "iptables", "ip6tables", "nft", "docker-init"}
+PASSING = {"enter", "lab-agent", "docker", "runc", "exe", "iptables", "ip6tables", "nft", "docker-init"}
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Residue:
 
 def residue(host: Host) -> Residue:
     """What the host holds now."""
+    if host.far:
+        return Residue(**{name: tuple(found) for name, found in host.ask("residue").items()})
     engine = host.engine
     containers = engine.get("/containers/json?all=true")
     return Residue(
@@ -95,21 +97,21 @@ def networks(host: Host) -> Iterable[str]:
 
 
 def mounts(host: Host) -> Iterable[str]:
-    for line in Path(f"/proc/{host.pid}/mounts").read_text().splitlines():
+    for line in host.proc("mounts").splitlines():
         _, where, kind, *_ = line.split()
         yield f"{kind} {where}"
 
 
 def cgroups(host: Host) -> Iterable[str]:
     for group in host.cgroups:
-        for path in group.rglob("*"):
+        for path in group.rglob(host.cgroup_pattern):
             # dockerd makes the parent of all containers with the first one, and keeps it
             if path.is_dir() and path != group / "docker":
                 yield f"{group.parent.name}: {path.relative_to(group)}"
 
 
 def interfaces(host: Host) -> Iterable[str]:
-    for line in Path(f"/proc/{host.pid}/net/dev").read_text().splitlines()[2:]:
+    for line in host.proc("net/dev").splitlines()[2:]:
         yield line.partition(":")[0].strip()
 
 
@@ -143,7 +145,8 @@ def processes(host: Host) -> Iterable[str]:
     for comm in host.path("/proc").glob("[0-9]*/comm"):
         try:
             name = comm.read_text().strip()
+            flags = int(comm.with_name("stat").read_text().rpartition(")")[2].split()[6])
         except OSError:
             continue
-        if name not in PASSING:
+        if name not in PASSING and not flags & KERNEL_THREAD:
             yield name

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +20,7 @@ PAIRING_PORT = 12346
 BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
+LOG_LIMIT = 64 << 20
 LISTENING = "0A"  # the state's number in /proc/net/tcp
 
 
@@ -25,16 +28,23 @@ class Service:
     """A running `p.haul-service`, accepting connections once this object exists. Also a context manager.
 
     Raises LabError, with the service's log, where it does not come to accept any. `env` adds variables
-    to its environment; `port` is where it is expected, for arguments that move it.
+    to its environment; `port` is where it is expected, for arguments that move it; `command` is what is run.
     """
 
-    def __init__(self, host: Host, *args: str, port: int = PORT, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        host: Host,
+        *args: str,
+        port: int = PORT,
+        env: dict[str, str] | None = None,
+        command: tuple[str, ...] = ("p.haul-service",),
+    ) -> None:
         self.host = host
-        self._log = f"/var/log/phaul-service-{secrets.token_hex(3)}.log"
-        with host.path(self._log).open("wb") as log:
-            self.process: subprocess.Popen[Any] = host.popen(
-                "p.haul-service", *args, env=env, stdout=log, stderr=subprocess.STDOUT
-            )
+        self.comm = Path(command[0]).name[:15]  # what the kernel calls it
+        self._log = tempfile.TemporaryFile()
+        self.process: subprocess.Popen[Any] = host.popen(
+            *command, *args, env=env, stdout=self._log, stderr=subprocess.STDOUT
+        )
         try:
             wait_listening(host, port, self.process)
         except LabError as error:
@@ -52,7 +62,7 @@ class Service:
 
     def log(self) -> str:
         """All that it has printed."""
-        return self.host.path(self._log).read_text(errors="replace")
+        return os.pread(self._log.fileno(), LOG_LIMIT, 0).decode(errors="replace")
 
     def stop(self) -> int:
         """Ask it to end (SIGTERM) and wait for that; its exit status. Raises LabError if it does not end."""
@@ -94,7 +104,7 @@ def child_of(process: subprocess.Popen[Any]) -> int:
 def listening(host: Host, port: int) -> bool:
     """Whether something in the host listens on the TCP port, found out without connecting to it."""
     for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/{host.pid}/net/{table}").read_text().splitlines()[1:]:
+        for line in host.proc(f"net/{table}").splitlines()[1:]:
             _, local, _, state, *_ = line.split()
             if state == LISTENING and int(local.rpartition(":")[2], 16) == port:
                 return True
@@ -124,9 +134,10 @@ def pairing_code() -> str:
     return "-".join("".join(letters[start : start + 4]) for start in (0, 4, 8))
 
 
-def pair(source: Host, target: Host, *, code: str | None = None) -> None:
-    """Set both hosts up and make the source known to the target, and the other way round."""
-    setup(source, target)
+def pair(source: Host, target: Host, *, code: str | None = None, fresh: bool = True) -> None:
+    """Make the source known to the target, and the other way round; fresh ones are set up first."""
+    if fresh:
+        setup(source, target)
     code = code or pairing_code()
     offer = target.popen("p.haul-service", "pair", "--code", code, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
@@ -143,10 +154,10 @@ def pair(source: Host, target: Host, *, code: str | None = None) -> None:
 
 def allow_ssh(source: Host, target: Host) -> None:
     """Let root log in from the source to the target by ssh, without a question."""
-    if not source.path("/root/.ssh/id_ed25519").exists():
+    if source.run("test", "-e", "/root/.ssh/id_ed25519", check=False).code:
         source.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
     target.run("sh", "-c", "mkdir -p -m 700 /root/.ssh && cat >>/root/.ssh/authorized_keys", input=public_key(source))
-    host_key = target.path("/etc/ssh/ssh_host_ed25519_key.pub").read_text()
+    host_key = target.read("cat", "/etc/ssh/ssh_host_ed25519_key.pub").decode()
     source.run("sh", "-c", "cat >>/root/.ssh/known_hosts", input=f"{target.name},{target.ip} {host_key}")
     if not listening(target, 22):
         target.run("sh", "-c", "mkdir -p /run/sshd && /usr/sbin/sshd")
@@ -154,4 +165,4 @@ def allow_ssh(source: Host, target: Host) -> None:
 
 
 def public_key(host: Host) -> str:
-    return host.path("/root/.ssh/id_ed25519.pub").read_text()
+    return host.read("cat", "/root/.ssh/id_ed25519.pub").decode()

@@ -13,9 +13,20 @@ from .errors import LabError
 
 T = TypeVar("T")
 
+# How much longer everything may take than on hosts at full speed.
+_slowness = 1.0
+
+
+def allow(slowness: float) -> None:
+    """Lengthen all waits from now on, for hosts that are slow; 1 for those that are not."""
+    global _slowness
+    _slowness = slowness
+
 
 def until(probe: Callable[[], T], what: str, *, timeout: float = 30, interval: float = 0.02) -> T:
     """The first true value that the probe returns. Raises LabError, naming what was awaited, when time is over."""
+    timeout *= _slowness
+    interval *= _slowness**2  # looking costs slow hosts most of what they have
     deadline = time.monotonic() + timeout
     while True:
         value = probe()

@@ -7,7 +7,7 @@ import tarfile
 from itertools import pairwise
 
 from . import images
-from .errors import CommandFailed
+from .errors import LabError
 from .host import Host
 from .waiting import until
 
@@ -33,7 +33,7 @@ def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0)
 
 def file_in(host: Host, name: str, path: str) -> bytes:
     """A file of a container, which may be running, frozen or ended."""
-    with tarfile.open(fileobj=io.BytesIO(host.read("docker", "cp", f"{name}:{path}", "-"))) as tar:
+    with tarfile.open(fileobj=io.BytesIO(host.engine.archive(name, path))) as tar:
         content = tar.extractfile(tar.getmembers()[0])
         return content.read() if content else b""
 
@@ -42,7 +42,7 @@ def lines(host: Host, name: str) -> list[list[str]]:
     """The words of each whole line that the container has written so far; none before it made the file."""
     try:
         text = file_in(host, name, "/ticks").decode()
-    except CommandFailed as error:
+    except LabError as error:
         if "Could not find the file" in str(error):
             return []
         raise

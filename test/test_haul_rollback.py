@@ -1,0 +1,367 @@
+"""A haul that fails, at whatever point and for whatever reason, leaves one running copy and no trace of itself."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+from faults import (
+    CLEAN_S,
+    NAME,
+    QUICK,
+    STALE_SOCKET,
+    Halt,
+    Scene,
+    ended,
+    failed,
+    goes_on,
+    of_service,
+    runs,
+    stands_still,
+)
+from hauling import HAUL_TIMEOUT_S, left, refused, state, wait_for
+from lab import Done, Host, residue, workloads
+
+GONE = ("link-lost", "service-not-running")  # by where p.haul is when it finds out
+# Stops CRIU in its work and kills the program: so it is known that the one dies while the other works.
+KILL_WHILE_CRIU_WORKS = (
+    "run=(until kill -STOP $(pidof criu); do sleep 0.001; done; kill -KILL $PPID; kill -CONT $(pidof criu)) "
+    ">/dev/null 2>&1 &"
+)
+IMAGES = "/var/lib/phaul/work/*/images"
+
+SOURCE_BEFORE_COMMIT = (
+    "phase=prepare",
+    "phase=sync",
+    "phase=freeze",
+    "push=restart-policy",
+    "push=pause",
+    "after=phaul.docker_source:DockerSource.freeze",
+    "state=frozen",
+    "after=phaul.docker_dump:dump",
+    "phase=restore",
+    "before=phaul.iters:Verify",
+)
+SOURCE_AFTER_COMMIT = ("after=phaul.iters:Haul._move", "phase=release", "before=phaul.iters:Release", "phase=finish")
+TARGET_BEFORE_COMMIT = (
+    "state=begun",
+    "push=work",
+    "push=network",
+    "push=volume",
+    "push=container",
+    "after=phaul.docker_target:DockerTarget.prepare",
+    "before=phaul.fs_haul:receive",
+    "before=phaul.images:receive",
+    "push=restore",
+    "after=phaul.docker_restore:announce",
+    "before=phaul.docker_restore:Starting.until_held",
+    "after=phaul.docker_restore:Starting.until_held",
+    "state=held",
+    "before=phaul.verify:check",
+    "after=phaul.verify:check",
+)
+
+
+# The source's p.haul ends
+
+
+def test_p_haul_killed_in_its_check(scene: Scene) -> None:
+    with scene.serve() as service:
+        assert scene.haul("phase=check", "kill").code == -9
+        scene.stays(service)
+        scene.moves_now()
+
+
+@pytest.mark.parametrize("point", SOURCE_BEFORE_COMMIT)
+def test_p_haul_killed_before_commit(scene: Scene, point: str) -> None:
+    with scene.serve() as service:
+        assert scene.haul(point, "kill").code == -9
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_p_haul_killed_while_criu_dumps(scene: Scene) -> None:
+    with scene.serve() as service:
+        assert scene.haul("before=phaul.docker_dump:run", KILL_WHILE_CRIU_WORKS).code == -9
+        scene.stays(service)
+        scene.moves_now()
+
+
+@pytest.mark.parametrize("point", ["state=committed", *SOURCE_AFTER_COMMIT])
+def test_p_haul_killed_after_commit(scene: Scene, point: str) -> None:
+    """Its guard finishes what is decided."""
+    with scene.serve():
+        assert scene.haul(point, "kill").code == -9
+        scene.moved()
+
+
+@pytest.mark.parametrize("point", SOURCE_BEFORE_COMMIT)
+def test_cancelled(scene: Scene, point: str) -> None:
+    with scene.serve() as service:
+        for signal in ("int", "term"):
+            sentence = failed(scene.haul(point, signal), "cancelled", status=9, lab=scene.lab)
+            assert sentence == f"Cancelled by SIG{signal.upper()}. {NAME} runs on here."
+            scene.stays(service)
+        scene.moves_now()
+
+
+@pytest.mark.parametrize("point", ["phase=check", "state=begun"])
+def test_cancelled_before_anything_is_done(scene: Scene, point: str) -> None:
+    with scene.serve() as service:
+        for signal in ("int", "term"):
+            assert refused(scene.haul(point, signal), "cancelled", 9) == f"Cancelled by SIG{signal.upper()}."
+            scene.stays(service)
+        scene.moves_now()
+
+
+def test_cancelled_twice(scene: Scene) -> None:
+    """A second signal at the worst moment, before the first one's rollback has begun."""
+    with scene.serve() as service:
+        done = scene.haul("state=frozen", "int", "before=phaul.iters:Haul._roll_back", "int")
+        assert done.code == 9, done
+        scene.stays(service)
+        scene.moves_now()
+
+
+@pytest.mark.parametrize("signal", ["int", "term"])
+@pytest.mark.parametrize("point", ["state=committed", *SOURCE_AFTER_COMMIT])
+def test_a_signal_after_commit_is_too_late(scene: Scene, point: str, signal: str) -> None:
+    with scene.serve():
+        done = scene.haul(point, signal)
+        assert done.code == 0, done
+        assert "it was too late to cancel" in done.out
+        scene.moved()
+
+
+# The target's service ends
+
+
+@pytest.mark.parametrize("point", TARGET_BEFORE_COMMIT)
+def test_service_killed_before_commit(scene: Scene, point: str) -> None:
+    with scene.serve(point, "kill") as service:
+        done = scene.haul()
+        assert service.process.wait(CLEAN_S) == -9
+    failed(done, *GONE)
+    scene.stays_and_moves()
+
+
+def test_service_killed_while_criu_restores(scene: Scene) -> None:
+    with scene.serve("before=phaul.docker_restore:Starting.until_held", KILL_WHILE_CRIU_WORKS) as service:
+        done = scene.haul()
+        assert service.process.wait(CLEAN_S) == -9
+    failed(done, *GONE)
+    scene.stays_and_moves()
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "after=phaul.docker_target:DockerTarget.prepare",
+        "before=phaul.images:receive",
+        "before=phaul.docker_restore:Starting.until_held",
+        "before=phaul.verify:check",
+    ],
+)
+def test_service_ended_before_commit(scene: Scene, point: str) -> None:
+    """SIGTERM: it takes back what it has begun before it ends."""
+    with Halt(scene.b) as halt, scene.serve(*QUICK, point, halt.word) as service, scene.begun() as hauling:
+        halt.reached(service.process)
+        service.process.send_signal(signal.SIGTERM)
+        failed(ended(hauling), *GONE)
+        halt.go()
+        assert service.process.wait(CLEAN_S) == 0, service.log()
+        scene.stays(service)
+    scene.stays_and_moves()
+
+
+# The target refuses, or is not able
+
+
+def test_criu_refuses_to_restore(scene: Scene) -> None:
+    with scene.serve("after=phaul.images:receive", f"run=echo spoilt >$(echo {IMAGES}/pstree.img)") as service:
+        sentence = failed(scene.haul(), "restore", lab=scene.lab)
+        assert re.match(r"CRIU could not restore the container: .*(pstree|magic|image)", sentence), sentence
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_what_is_restored_is_not_what_was_frozen(scene: Scene) -> None:
+    spoil = "run=for file in /var/lib/docker/overlay2/*/merged/ticks; do echo more >>$file; done"
+    with scene.serve("before=phaul.tasks_seen:expectation", spoil) as service:
+        sentence = failed(scene.haul(), "verify", lab=scene.lab)
+        assert re.search(r"/ticks of task 1 had \d+ bytes, /ticks has \d+", sentence), sentence
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_verification_fails(scene: Scene) -> None:
+    with scene.serve("before=phaul.verify:check", "raise=verify") as service:
+        failed(scene.haul(), "verify")
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_the_source_cannot_dump(scene: Scene) -> None:
+    with scene.serve() as service:
+        failed(scene.haul("before=phaul.docker_dump:dump", "raise=dump"), "dump", lab=scene.lab)
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_work_directory_full(scene: Scene) -> None:
+    work = "/var/lib/phaul/work"
+    scene.b.run("sh", "-ec", f"mkdir -p {work}; mount -t tmpfs -o size=64k tmpfs {work}")
+    with scene.serve() as service:
+        try:
+            sentence = failed(scene.haul(), "images", lab=scene.lab)
+            assert re.fullmatch(
+                rf"The target could not store \S+: No space left on device\. {NAME} runs on here\.", sentence
+            )
+            assert not list(scene.b.path(work).iterdir())
+        finally:
+            scene.b.run("umount", work)
+        scene.stays(service)
+        scene.moves_now()
+
+
+def test_engine_disk_full(scene: Scene) -> None:
+    """There was room when it was checked, and is none any more when the files come."""
+    scene.a.docker("exec", NAME, "dd", "if=/dev/urandom", "of=/data/much", "bs=1M", "count=24")
+    with scene.serve() as service, Halt(scene.a) as halt, scene.begun("phase=prepare", halt.word) as hauling:
+        halt.reached(hauling)
+        with little_room(scene.b, 12):
+            halt.go()
+            sentence = failed(ended(hauling), "rsync", lab=scene.lab)
+        assert "No space left on device" in sentence, sentence
+        scene.stays(service)
+        scene.moves_now()
+
+
+@contextmanager
+def little_room(host: Host, mib: int) -> Iterator[None]:
+    """The file system with all that the host keeps, the engine's directory too, has only so much left."""
+    usage = os.statvfs(host.path("/var/lib/docker"))
+    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+    before = usage.f_blocks * usage.f_frsize
+    host.run("mount", "-o", f"remount,size={used + (mib << 20)}", "/var/lib/docker")
+    try:
+        yield
+    finally:
+        host.run("mount", "-o", f"remount,size={before}", "/var/lib/docker")
+
+
+def test_engine_killed_before_prepare(scene: Scene) -> None:
+    with scene.serve() as service, Halt(scene.a) as halt, scene.begun("phase=prepare", halt.word) as hauling:
+        halt.reached(hauling)
+        scene.b.kill_dockerd()
+        halt.go()
+        failed(ended(hauling), "engine-down", lab=scene.lab)
+        scene.b.start_dockerd()
+        scene.stays(service)
+        scene.moves_now()
+
+
+HELD = "state=held"
+VERIFIED = "before=phaul.docker_target:DockerTarget.ready#2"  # the source has committed
+
+
+@pytest.mark.parametrize("point", [HELD, VERIFIED])
+def test_engine_killed_while_held(scene: Scene, point: str) -> None:
+    """The restored tasks are ended at once; what only the engine can undo, when it is back."""
+    with Halt(scene.b) as halt, scene.serve(*QUICK, point, halt.word) as service, scene.begun() as hauling:
+        halt.reached(service.process)
+        scene.b.kill_dockerd()
+        halt.go()
+        failed(ended(hauling), "not-held", lab=scene.lab)
+        wait_for(lambda: runs(scene.a, NAME), "the container's running on a")
+        goes_on(scene.a, NAME)
+        assert not tickers(scene.b)
+        scene.b.start_dockerd()
+        scene.stays(service)
+        scene.moves_now()
+
+
+def tickers(host: Host) -> list[str]:
+    """The counter's processes on the host, in any container."""
+    return host.run("pidof", "ticker", check=False).out.split()
+
+
+# The link between the hosts breaks
+
+CUT_POINTS = (
+    "phase=check",
+    "phase=prepare",
+    "phase=sync",
+    "after=phaul.docker_source:DockerSource.freeze",
+    "after=phaul.docker_dump:dump",
+    "phase=restore",
+    "before=phaul.iters:Verify",
+)
+
+
+def test_connection_cut_at_each_phase(scene: Scene) -> None:
+    """All at the same time, since it takes a while until a lost link is noticed."""
+    names = {point: f"counter-{number}" for number, point in enumerate(CUT_POINTS)}
+    for name in names.values():
+        workloads.counter(scene.a, name)
+    before = {host.name: residue.residue(host) for host in scene.lab.hosts}
+    with ExitStack() as stack:
+        service = stack.enter_context(scene.serve())
+        halts = {point: stack.enter_context(Halt(scene.a)) for point in CUT_POINTS}
+        hauls = {
+            point: stack.enter_context(scene.begun(point, halts[point].word, name=name))
+            for point, name in names.items()
+        }
+        for point, halt in halts.items():
+            halt.reached(hauls[point])
+        scene.lab.cut("b")
+        for halt in halts.values():
+            halt.go()
+        for point, process in hauls.items():
+            cut_off(ended(process), point)
+            goes_on(scene.a, names[point])
+        # Still cut off: nobody tells b.
+        for host, but in ((scene.a, ()), (scene.b, of_service(service))):
+            changes = left(host, before[host.name], timeout=CLEAN_S, but=(STALE_SOCKET, *but))
+            assert not changes, f"left on {host.name}: {changes}"
+        scene.lab.join("b")
+        scene.moves_now()
+        for name in names.values():
+            assert scene.a.run("p.haul", "docker", name, scene.b.ip, timeout=HAUL_TIMEOUT_S).code == 0
+            goes_on(scene.b, name)
+
+
+def cut_off(done: Done, point: str) -> None:
+    if point == "phase=check":
+        refused(done, "unreachable", 4)
+    else:
+        failed(done, "unreachable", "link-lost")
+
+
+# While the target holds the restored tasks
+
+
+def test_held_tasks_do_not_run(scene: Scene) -> None:
+    with Halt(scene.b) as halt, scene.serve("state=held", halt.word) as service, scene.begun() as hauling:
+        halt.reached(service.process)
+        assert state(scene.a, NAME) == "paused"
+        pids = tickers(scene.b)
+        assert len(pids) == 1
+        tick_files = list(scene.b.path("/var/lib/docker/overlay2").glob("*/merged/ticks"))
+        assert len(tick_files) == 1
+
+        def seen() -> bytes:
+            """What the tasks have written, and how long and how often they ran."""
+            process = scene.b.path(f"/proc/{pids[0]}")
+            return tick_files[0].read_bytes() + (process / "schedstat").read_bytes()
+
+        assert stands_still(seen, 1)
+        written = tick_files[0].read_bytes()
+        assert written == workloads.file_in(scene.a, NAME, "/ticks"), "the restored copy has run"
+        halt.go()
+        assert ended(hauling).code == 0
+        scene.moved()

@@ -1,0 +1,127 @@
+"""P.Haul on machines that systemd runs: its service as a unit, its runtime registered with a dockerd that is a unit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from hauling import haul, inspect, left, state, wait_for
+from lab import Host
+from lab.residue import residue
+from lab.service import PORT, listening
+from lab.spawning import PROJECT
+from lab.vm import VmLab
+from lab.workloads import check_counter, counter, ticks, wait_ticks
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+UNIT = "p.haul-service.service"
+PLACE = f"/usr/local/lib/systemd/system/{UNIT}"
+HALTED = "/run/halted"
+# Where the haul is when the unit is killed: a line for each point of the target's work.
+POINTS = ("before=phaul.fs_haul:receive", "state=held")
+
+
+def shown(host: Host, what: str) -> str:
+    """A property of the unit."""
+    return host.run("systemctl", "show", "--value", f"--property={what}", UNIT).out.strip()
+
+
+def set_up(host: Host) -> None:
+    """The unit is there and started, as an administrator would do it."""
+    host.put(PLACE, (PROJECT / "phaul" / UNIT).read_bytes())
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "start", UNIT)
+    wait_for(lambda: listening(host, PORT), "the unit's listening")
+
+
+@pytest.fixture
+def unit(paired: VmLab, clean_lab: VmLab) -> Iterator[VmLab]:
+    """b's service is a unit."""
+    b = paired.host("b")
+    try:
+        set_up(b)
+        yield paired
+    finally:
+        b.run("systemctl", "stop", UNIT, check=False, timeout=120)
+        b.run("sh", "-c", f"rm -rf {PLACE} /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload")
+
+
+def test_a_haul_to_the_unit(unit: VmLab) -> None:
+    a, b = unit.hosts
+    assert b.run("systemd-analyze", "verify", PLACE).err == ""
+    old = counter(a, "count", "-v", "data:/data", "--restart", "always")
+    a.docker("exec", "count", "sh", "-c", "echo kept >/data/file; chmod 4755 /data/file; chown 7:8 /data/file")
+    last = ticks(a, "count")[-1][0]
+    haul(a, "docker", "count", b.ip)
+    check_counter(wait_ticks(b, "count", last + 20))
+    assert inspect(b, "count")["Id"] != old
+    assert b.docker("exec", "count", "stat", "-c", "%a %u %g", "/data/file") == "4755 7 8"
+    # What the engine started for it is no part of the unit: stopping that leaves the container alone.
+    b.run("systemctl", "stop", UNIT, timeout=120)
+    assert shown(b, "Result") == "success"
+    check_counter(wait_ticks(b, "count", ticks(b, "count")[-1][0] + 20))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed_in_mid_haul_it_is_started_again(unit: VmLab, point: str) -> None:
+    a, b = unit.hosts
+    container = counter(a, "count")
+    rest = residue(a), residue(b)
+    halt_at(b, point)
+    began = int(shown(b, "NRestarts"))
+    under_way = a.popen("p.haul", "docker", "count", b.ip)
+    try:
+        wait_for(lambda: not b.run("test", "-e", HALTED, check=False).code, "the haul's coming to the point")
+        forget_halt(b)
+        b.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", UNIT)
+        assert under_way.wait(300) == 7
+    finally:
+        under_way.kill()
+        under_way.wait()
+    wait_for(lambda: int(shown(b, "NRestarts")) == began + 1 and listening(b, PORT), "the unit's coming again")
+    assert (state(a, "count"), inspect(a, "count")["Id"]) == ("running", container)
+    check_counter(wait_ticks(a, "count", ticks(a, "count")[-1][0] + 5))
+    assert [left(host, was, timeout=60) for host, was in zip(unit.hosts, rest, strict=True)] == [[], []]
+    haul(a, "docker", "count", b.ip)
+    assert (state(a, "count"), state(b, "count")) == ("exited", "running")
+    check_counter(wait_ticks(b, "count", ticks(b, "count")[-1][0] + 5))
+
+
+def halt_at(host: Host, point: str) -> None:
+    """Start the unit anew, so that it comes to a halt at the point."""
+    words = f'{point} "run=touch {HALTED}; sleep 600"'
+    start = f"/usr/bin/python3 /opt/phaul/test/at_point.py {words} -- /usr/local/bin/p.haul-service"
+    host.put(f"/run/systemd/system/{UNIT}.d/halt.conf", f"[Service]\nExecStart=\nExecStart={start}\n".encode())
+    host.run("systemctl", "daemon-reload")
+    host.run("systemctl", "restart", UNIT, timeout=120)
+    wait_for(lambda: listening(host, PORT), "the unit's listening")
+
+
+def forget_halt(host: Host) -> None:
+    """The next start is a plain one."""
+    host.run("sh", "-c", f"rm -rf /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload")
+
+
+def test_setup_registers_the_runtime_by_reload(paired: VmLab, clean_lab: VmLab) -> None:
+    a = paired.host("a")
+    a.put("/etc/docker/daemon.json", json.dumps({"storage-driver": "overlay2", "debug": False}).encode())
+    a.dockerd.stop()
+    a.dockerd.start()
+    assert "phaul" not in runtimes(a)
+    counter(a, "count", "--restart", "always")
+    before = inspect(a, "count")["State"]
+    started = a.run("systemctl", "show", "--value", "--property=MainPID,NRestarts", "docker.service").out
+    a.run("p.haul-service", "setup", timeout=120)
+    assert "phaul" in runtimes(a)
+    assert json.loads(a.read("cat", "/etc/docker/daemon.json"))["debug"] is False
+    assert inspect(a, "count")["State"] == before
+    assert a.run("systemctl", "show", "--value", "--property=MainPID,NRestarts", "docker.service").out == started
+    check_counter(wait_ticks(a, "count", ticks(a, "count")[-1][0] + 20))
+    said = a.run("p.haul-service", "setup", timeout=120).out
+    assert "knows the runtime already" in said
+
+
+def runtimes(host: Host) -> set[str]:
+    return set(host.engine.get("/info")["Runtimes"])
