@@ -157,8 +157,9 @@ class Engine:
         self.api.update_container(container, restart_policy=policy)
 
     @_told
-    def wait(self, container: str, *, timeout: float) -> None:
-        self.api.wait(container, timeout=timeout)
+    def wait(self, container: str, *, timeout: float, removed: bool = False) -> None:
+        """Until it does not run, or with `removed` until it is not there, any more."""
+        self.api.wait(container, timeout=timeout, condition="removed" if removed else "not-running")
 
     @_told
     def exec(self, exec_id: str) -> Json:

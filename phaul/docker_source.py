@@ -127,7 +127,8 @@ class DockerSource:
     def freeze(self, journal: Journal) -> None:
         """The engine must not start it again when its copy here ends: the restart policy goes first."""
         pid = int(self.inspect["State"]["Pid"])
-        journal.note(container=self.id, name=self.name, pid=pid, remove=bool(self.options.remove_source))
+        remove, rm = bool(self.options.remove_source), bool(self.inspect["HostConfig"]["AutoRemove"])
+        journal.note(container=self.id, name=self.name, pid=pid, remove=remove, rm=rm)
         policy = self.inspect["HostConfig"]["RestartPolicy"]
         if policy["Name"] not in ("", "no"):
             journal.push("restart-policy", container=self.id, policy=policy)
@@ -176,7 +177,9 @@ class DockerSource:
             raise HaulFailed(f"Process {pid} of the source copy does not end.", code="source-not-ended")
         engine = Engine()
         with contextlib.suppress(NoSuch):
-            engine.wait(container, timeout=EXIT_SECONDS)
+            engine.wait(container, timeout=EXIT_SECONDS, removed=facts["rm"])
+            if facts["rm"]:
+                raise NoSuch("The engine has removed it.")
             if facts.get("remove"):
                 engine.remove(container, volumes=False)
                 return [f"The source container {facts['name']} is removed; its volumes stay."]

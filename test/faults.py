@@ -31,6 +31,8 @@ STALE_SOCKET = "+ files: /run/phaul/service.sock"  # a killed service's; the nex
 CLEAN_S = 60
 # A service that does at once what it would do after some seconds.
 QUICK = ("set=phaul.service:GRACE_SECONDS=0.1", "set=phaul.service_args:LOOK_SECONDS=0.2")
+# A service that gives nothing up by itself while a test lasts.
+PATIENT = ("set=phaul.service:GRACE_SECONDS=600",)
 
 Rest = dict[str, residue.Residue]
 
@@ -41,12 +43,12 @@ def at_point(program: str, words: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Halt:
-    """A place for a program to wait at: `ACTION` for at_point.py is `word`. Also a context manager."""
+    """A place for a program to wait at: `word` is the action for at_point.py. Also a context manager."""
 
     def __init__(self, host: Host) -> None:
         inside = f"/tmp/halt-{secrets.token_hex(4)}"
-        self.word = f"wait={inside}"
-        self._paths = [host.path(inside), host.path(f"{inside}.go")]
+        self.word, self.gate = f"wait={inside}", f"{inside}.go"
+        self._paths = [host.path(inside), host.path(self.gate)]
         for path in self._paths:
             os.mkfifo(path)
         # Both ends, so that nobody sees an end before there was a beginning.

@@ -189,14 +189,16 @@ def without_runtime(host: Host) -> Iterator[None]:
     try:
         yield
     finally:
-        configure_engine(host, json.loads(saved))
-        file.write_text(saved)
+        configure_engine(host, saved)
         wait_for(lambda: runtime_path(host) == RUNTIME_PATH, "the engine to learn of the runtime again")
 
 
-def configure_engine(host: Host, document: dict[str, Any]) -> None:
+def configure_engine(host: Host, document: dict[str, Any] | str) -> None:
     """Write daemon.json and make the engine read it, without waiting until it has."""
-    host.path("/etc/docker/daemon.json").write_text(json.dumps(document))
+    text = document if isinstance(document, str) else json.dumps(document)
+    host.path("/etc/docker/daemon.json.new").write_text(text)
+    # At once: the engine may be reading it.
+    host.path("/etc/docker/daemon.json.new").rename(host.path("/etc/docker/daemon.json"))
     host.run("sh", "-c", "kill -HUP $(cat /run/lab-dockerd.pid)")
 
 

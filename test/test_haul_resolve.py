@@ -8,6 +8,7 @@ import pytest
 from faults import (
     CLEAN_S,
     NAME,
+    PATIENT,
     QUICK,
     Halt,
     Scene,
@@ -29,8 +30,6 @@ from lab import Done, workloads
 
 # A p.haul that finds out soon that nobody answers, and does not ask for long.
 HASTY = ("set=phaul.link:DEAD_AFTER_MS=2000", "set=phaul.resolve:PATIENCE_SECONDS=0.5")
-# A service that holds as long as the test needs.
-PATIENT = ("set=phaul.service:GRACE_SECONDS=600",)
 COMMITTED = "before=phaul.iters:Release"
 READY = "before=phaul.docker_target:DockerTarget.ready#2"  # the first time is before COMMIT
 TARGET_AFTER_RELEASE = (

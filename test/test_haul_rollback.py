@@ -12,6 +12,7 @@ import pytest
 from faults import (
     CLEAN_S,
     NAME,
+    PATIENT,
     QUICK,
     STALE_SOCKET,
     Halt,
@@ -23,15 +24,22 @@ from faults import (
     runs,
     stands_still,
 )
-from hauling import HAUL_TIMEOUT_S, left, refused, state, wait_for
-from lab import Done, Host, residue, workloads
+from hauling import HAUL_TIMEOUT_S, haul, left, refused, state, wait_for
+from lab import Done, Host, images, residue, workloads
 
 GONE = ("link-lost", "service-not-running")  # by where p.haul is when it finds out
 # Stops CRIU in its work and kills the program: so it is known that the one dies while the other works.
-KILL_WHILE_CRIU_WORKS = (
-    "run=(until kill -STOP $(pidof criu); do sleep 0.001; done; kill -KILL $PPID; kill -CONT $(pidof criu)) "
-    ">/dev/null 2>&1 &"
-)
+KILL_WHILE_CRIU_WORKS = "run=(until kill -STOP $(pidof criu); do sleep 0.001; done; kill -KILL $PPID) >/dev/null 2>&1 &"
+LET_CRIU_GO_ON = ("sh", "-c", "kill -CONT $(pidof criu)")
+# A CRIU that kills p.haul when all is dumped, and then does not end before it is told to.
+KILL_AT_THE_END_OF_THE_DUMP = """run=
+cat >/tmp/at-the-end <<END
+#!/bin/sh
+[ "\\$CRTOOLS_SCRIPT_ACTION" != post-dump ] || {{ kill -KILL $PPID; head -c 1 {gate}; }}
+END
+chmod +x /tmp/at-the-end
+echo action-script /tmp/at-the-end >>$(echo /var/lib/phaul/work/*/criu.conf)
+"""
 IMAGES = "/var/lib/phaul/work/*/images"
 
 SOURCE_BEFORE_COMMIT = (
@@ -85,8 +93,12 @@ def test_p_haul_killed_before_commit(scene: Scene, point: str) -> None:
 
 
 def test_p_haul_killed_while_criu_dumps(scene: Scene) -> None:
-    with scene.serve() as service:
-        assert scene.haul("before=phaul.docker_dump:run", KILL_WHILE_CRIU_WORKS).code == -9
+    """CRIU, as it ends, leaves the tasks as frozen as it found them: nothing must be thawed before."""
+    with scene.serve() as service, Halt(scene.a) as halt:
+        script = KILL_AT_THE_END_OF_THE_DUMP.format(gate=halt.gate)
+        assert scene.haul("before=phaul.docker_dump:run", script).code == -9
+        assert stands_still(lambda: state(scene.a, NAME).encode(), 1)
+        halt.go()
         scene.stays(service)
         scene.moves_now()
 
@@ -103,7 +115,7 @@ def test_p_haul_killed_after_commit(scene: Scene, point: str) -> None:
 def test_cancelled(scene: Scene, point: str) -> None:
     with scene.serve() as service:
         for signal in ("int", "term"):
-            sentence = failed(scene.haul(point, signal), "cancelled", status=9, lab=scene.lab)
+            sentence = failed(scene.haul(point, signal), "cancelled", status=9)
             assert sentence == f"Cancelled by SIG{signal.upper()}. {NAME} runs on here."
             scene.stays(service)
         scene.moves_now()
@@ -113,8 +125,23 @@ def test_cancelled(scene: Scene, point: str) -> None:
 def test_cancelled_before_anything_is_done(scene: Scene, point: str) -> None:
     with scene.serve() as service:
         for signal in ("int", "term"):
-            assert refused(scene.haul(point, signal), "cancelled", 9) == f"Cancelled by SIG{signal.upper()}."
+            done = scene.haul(point, signal)
+            assert (done.code, done.err.splitlines()[0]) == (9, f"p.haul: Cancelled by SIG{signal.upper()}."), done
             scene.stays(service)
+        scene.moves_now()
+
+
+def test_cancelled_while_the_target_restores(scene: Scene) -> None:
+    """It runs on here at once, however long the target takes; and the target is told, not left to find out."""
+    point = "before=phaul.docker_restore:Starting.until_held"
+    with Halt(scene.b) as halt, scene.serve(*PATIENT, point, halt.word) as service, scene.begun() as hauling:
+        halt.reached(service.process)
+        hauling.send_signal(signal.SIGINT)
+        wait_for(lambda: runs(scene.a, NAME), "the container's running on a")
+        goes_on(scene.a, NAME)
+        halt.go()
+        failed(ended(hauling), "cancelled", status=9, lab=scene.lab)
+        scene.stays(service)
         scene.moves_now()
 
 
@@ -153,6 +180,7 @@ def test_service_killed_while_criu_restores(scene: Scene) -> None:
     with scene.serve("before=phaul.docker_restore:Starting.until_held", KILL_WHILE_CRIU_WORKS) as service:
         done = scene.haul()
         assert service.process.wait(CLEAN_S) == -9
+        scene.b.run(*LET_CRIU_GO_ON)
     failed(done, *GONE)
     scene.stays_and_moves()
 
@@ -168,7 +196,7 @@ def test_service_killed_while_criu_restores(scene: Scene) -> None:
 )
 def test_service_ended_before_commit(scene: Scene, point: str) -> None:
     """SIGTERM: it takes back what it has begun before it ends."""
-    with Halt(scene.b) as halt, scene.serve(*QUICK, point, halt.word) as service, scene.begun() as hauling:
+    with Halt(scene.b) as halt, scene.serve(*PATIENT, point, halt.word) as service, scene.begun() as hauling:
         halt.reached(service.process)
         service.process.send_signal(signal.SIGTERM)
         failed(ended(hauling), *GONE)
@@ -199,10 +227,24 @@ def test_what_is_restored_is_not_what_was_frozen(scene: Scene) -> None:
 
 
 def test_verification_fails(scene: Scene) -> None:
-    with scene.serve("before=phaul.verify:check", "raise=verify") as service:
+    with scene.serve(*PATIENT, "before=phaul.verify:check", "raise=verify") as service:
         failed(scene.haul(), "verify")
         scene.stays(service)
         scene.moves_now()
+
+
+def test_image_and_bind_mount_are_taken_back(scene: Scene) -> None:
+    """What the target lacked: the image's name and layers, the directory of a bind mount."""
+    images.load(scene.a, "busybox-layered")
+    scene.a.path("/srv/bound").mkdir()
+    scene.a.docker("run", "-d", "--name", "layered", "-v", "/srv/bound:/bound", "busybox-layered", "ticker")
+    for point in ("after=phaul.docker_target:DockerTarget.prepare", "before=phaul.verify:check"):
+        with scene.serve(point, "raise=asked") as service:
+            failed(haul(scene.a, "docker", "layered", scene.b.ip, "--copy-binds", check=False), "asked")
+            assert not scene.b.path("/srv/bound").exists()
+            scene.nothing_left(scene.b, *of_service(service))
+            assert not images.has(scene.b, "busybox-layered")
+            goes_on(scene.a, "layered")
 
 
 def test_the_source_cannot_dump(scene: Scene) -> None:

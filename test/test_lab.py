@@ -220,35 +220,35 @@ def test_memhog_checks_its_memory(clean_lab: Lab) -> None:
 
 def test_residue_tells_what_came(clean_lab: Lab) -> None:
     a = clean_lab.host("a")
-    a.run("mkdir", "-p", "/run/phaul")
+    a.run("mkdir", "-p", "/run/phaul/restore")
     before = residue.residue(a)
     assert residue.diff(before, residue.residue(a)) == []
     workloads.counter(a, "left", "-v", "kept:/kept")
-    a.run("mkdir", "/run/phaul/restore")
+    a.run("mkdir", "-p", "/run/phaul/restore/left")
     changes = "\n".join(residue.diff(before, residue.residue(a)))
     for expected in (
         "/left running",
         "volumes: kept",
         "processes: ticker",
-        "files: /run/phaul/restore",
+        "files: /run/phaul/restore/left",
         "interfaces: veth*",
     ):
         assert expected in changes
     a.docker("rm", "-f", "left")
     a.docker("volume", "rm", "kept")
-    a.run("rm", "-r", "/run/phaul/restore")
+    a.run("rm", "-r", "/run/phaul/restore/left")
     assert residue.settled_diff(a, before) == []
 
 
 def test_a_spoiled_host_is_put_back(lab: Lab) -> None:
     a = lab.host("a")
-    a.run("mkdir", "-p", "/run/phaul", "/var/lib/phaul")
+    a.run("mkdir", "-p", "/run/phaul", "/var/lib/phaul/work")
     before, held = clean.baseline(a), residue.residue(a)
     workloads.counter(a, "frozen", "-v", "some:/some")
     a.docker("pause", "frozen")
     a.docker("network", "create", "spoil")
     a.docker("tag", "busybox", "busybox:other")
-    a.run("sh", "-c", "mkdir /var/lib/phaul/work && mount -t tmpfs x /var/lib/phaul/work")
+    a.run("sh", "-c", "mkdir -p /var/lib/phaul/work/x && mount -t tmpfs x /var/lib/phaul/work/x")
     config = a.path("/etc/docker/daemon.json")
     text = config.read_text()
     config.write_text("{}")

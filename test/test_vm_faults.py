@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-import test_haul_rollback
 from faults import Scene
 from hauling import haul, inspect, state, wait_for
 from lab import Host
@@ -35,18 +34,25 @@ def halted(host: Host) -> bool:
     return not host.run("test", "-e", HALTED, check=False).code
 
 
-@pytest.mark.parametrize("point", ["push=container", "state=held"])
-def test_service_killed(scene: Scene, point: str) -> None:
-    test_haul_rollback.test_service_killed_before_its_release(scene, point)
+def test_service_killed_while_it_holds_the_container(scene: Scene) -> None:
+    with scene.serve("state=held", "kill") as service:
+        done = scene.haul()
+        assert service.process.wait(120) == -9
+    assert done.code == 7, done
+    scene.stays_and_moves()
 
 
-@pytest.mark.parametrize("point", ["push=pause", "state=frozen"])
-def test_p_haul_killed(scene: Scene, point: str) -> None:
-    test_haul_rollback.test_p_haul_killed_before_commit(scene, point)
+def test_p_haul_killed_before_the_commit(scene: Scene) -> None:
+    with scene.serve() as service:
+        assert scene.haul("state=frozen", "kill").code == -9
+        scene.stays(service)
 
 
-def test_p_haul_killed_after_commit(scene: Scene) -> None:
-    test_haul_rollback.test_p_haul_killed_after_commit(scene, "state=committed")
+def test_p_haul_killed_after_the_commit(scene: Scene) -> None:
+    """Its guard finishes what is decided."""
+    with scene.serve():
+        assert scene.haul("state=committed", "kill").code == -9
+        scene.moved()
 
 
 def test_cable_pulled_before_the_commit(served: VmLab) -> None:
@@ -64,11 +70,10 @@ def test_cable_pulled_before_the_commit(served: VmLab) -> None:
     assert inspect(a, "count")["Id"] == container
 
 
-@pytest.mark.parametrize("point", ["before=phaul.fs_haul:receive", "state=held"])
-def test_target_loses_power_before_the_commit(mortal: VmLab, point: str) -> None:
+def test_target_loses_power_before_the_commit(mortal: VmLab) -> None:
     a, b = mortal.hosts
     container = counter(a, "count", "--restart", "always")
-    service = Service(b, command=(*AT_POINT, point, HALT, "--", "p.haul-service"))
+    service = Service(b, command=(*AT_POINT, "state=held", HALT, "--", "p.haul-service"))
     under_way = a.popen("p.haul", "docker", "count", b.ip, stderr=subprocess.PIPE)
     try:
         wait_for(lambda: halted(b), "the haul's coming to the point")

@@ -52,7 +52,7 @@ def test_a_haul_to_the_unit(unit: VmLab) -> None:
     a, b = unit.hosts
     assert b.run("systemd-analyze", "verify", PLACE).err == ""
     old = counter(a, "count", "-v", "data:/data", "--restart", "always")
-    a.docker("exec", "count", "sh", "-c", "echo kept >/data/file; chmod 4755 /data/file; chown 7:8 /data/file")
+    a.docker("exec", "count", "sh", "-c", "echo kept >/data/file; chown 7:8 /data/file; chmod 4755 /data/file")
     last = ticks(a, "count")[-1][0]
     haul(a, "docker", "count", b.ip)
     check_counter(wait_ticks(b, "count", last + 20))

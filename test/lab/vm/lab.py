@@ -25,6 +25,8 @@ PROBE = ("python3", "-IS", "-c", "pass")
 BOOT_TIMEOUT_S = 400
 RESUME_TIMEOUT_S = 120
 
+slow: set[str] = set()  # this process's instances, as long as they are up
+
 
 @dataclass(frozen=True)
 class VmLab:
@@ -101,6 +103,7 @@ class VmLab:
         factor = min(6.0, max(4.0, taken / (time.monotonic() - began) / 2))
         for host in self.hosts:
             host.slow[0] = factor
+        slow.add(self.instance)
         waiting.allow(factor)
 
     @property
@@ -142,6 +145,9 @@ class VmLab:
     def down(self) -> None:
         """Remove everything that the instance is and has; at once, nothing is shut down properly."""
         remove(self.instance)
+        slow.discard(self.instance)
+        if not slow:
+            waiting.allow(1.0)
 
     def __enter__(self) -> VmLab:
         return self
