@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from hauling import HAUL_TIMEOUT_S, inspect, left, refused, state, wait_for
+from hauling import HAUL_TIMEOUT_S, inspect, left, refused, settled, state, wait_for
 from lab import Done, Host, Lab, residue, workloads
 from lab.clean import our_processes
 from lab.host import kill_group
@@ -168,7 +168,7 @@ def make_scene(lab: Lab) -> Scene:
     container = workloads.counter(
         source, NAME, "--restart", "unless-stopped", "--network", NETWORK, "-v", f"{VOLUME}:/data"
     )
-    rest = {host.name: residue.residue(host) for host in lab.hosts}
+    rest = {host.name: settled(host) for host in lab.hosts}
     return Scene(lab, rest, container, inspect(source, NAME)["HostConfig"]["RestartPolicy"])
 
 

@@ -24,8 +24,8 @@ from faults import (
     runs,
     stands_still,
 )
-from hauling import HAUL_TIMEOUT_S, haul, left, refused, state, wait_for
-from lab import Done, Host, images, residue, workloads
+from hauling import HAUL_TIMEOUT_S, haul, left, refused, settled, state, wait_for
+from lab import Done, Host, images, workloads
 
 GONE = ("link-lost", "service-not-running")  # by where p.haul is when it finds out
 # Stops CRIU in its work and kills the program: so it is known that the one dies while the other works.
@@ -350,7 +350,7 @@ def test_connection_cut_at_each_phase(scene: Scene) -> None:
     names = {point: f"counter-{number}" for number, point in enumerate(CUT_POINTS)}
     for name in names.values():
         workloads.counter(scene.a, name)
-    before = {host.name: residue.residue(host) for host in scene.lab.hosts}
+    before = {host.name: settled(host) for host in scene.lab.hosts}
     with ExitStack() as stack:
         service = stack.enter_context(scene.serve())
         halts = {point: stack.enter_context(Halt(scene.a)) for point in CUT_POINTS}

@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     run.set_defaults(action=lambda options: enter(options.instance, options.host, options.command))
     actions.add_parser("status", help="the hosts of this lab").set_defaults(action=status)
     actions.add_parser("list", help="all labs").set_defaults(action=list_all)
-    actions.add_parser("build", help="make what up needs, without bringing anything up").set_defaults(action=build)
+    made = actions.add_parser("build", help="make what up needs, without bringing anything up")
+    made.add_argument("--machines", action="store_true", help="whole machines too")
+    made.set_defaults(action=build)
     actions.add_parser("sweep", help="remove labs whose owner is dead").set_defaults(action=sweep)
     return top
 
@@ -90,11 +92,11 @@ def list_all(_: argparse.Namespace) -> None:
         print(instance, "(its owner is dead)" if claims.abandoned(instance) else "")
 
 
-def build(_: argparse.Namespace) -> None:
+def build(options: argparse.Namespace) -> None:
     rootfs.host_root()
     for name in images.IMAGES:
         images.tar(name)
-    if not vm.missing():
+    if options.machines and not vm.missing():
         vm.snapshot.ready()
 
 
