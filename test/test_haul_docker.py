@@ -202,24 +202,26 @@ def image(host: Host, name: str) -> tuple[str, list[str]]:
 def test_only_lacking_layers_are_sent(served: Lab) -> None:
     """b has busybox: of the image above it, the base layer (3 MB) stays away, 1 MiB of noise comes."""
     a, b = served.hosts
+    other_name = "registry.example:5000/some/name:v1"
     images.load(a, "busybox-layered")
-    a.docker("tag", "busybox-layered", "registry.example:5000/some/name:v1")
+    a.docker("tag", "busybox-layered", other_name)
     if images.has(b, "busybox-layered"):
         images.remove(b, "busybox-layered")
     try:
-        a.docker("run", "-d", "--name", "count", "registry.example:5000/some/name:v1", "ticker")
+        a.docker("run", "-d", "--name", "count", other_name, "ticker")
         wait_ticks(a, "count", 5)
         said = summary(haul(a, "docker", "count", b.ip))
         assert 1 << 20 <= said.bytes["image"] < 1.5 * (1 << 20)
         assert image(b, "busybox-layered") == image(a, "busybox-layered")
         assert len(image(b, "busybox-layered")[1]) == 2
-        assert inspect(b, "count")["Config"]["Image"] == "registry.example:5000/some/name:v1"
+        assert inspect(b, "count")["Config"]["Image"] == other_name
         assert inspect(b, "count")["Image"] == inspect(a, "count")["Image"]
         assert b.docker("exec", "count", "sha256sum", "/opt/noise") == a.docker(
             "run", "--rm", "busybox-layered", "sha256sum", "/opt/noise"
         )
     finally:
-        a.docker("rmi", "registry.example:5000/some/name:v1", check=False, timeout=60)
+        for host in served.hosts:
+            host.docker("rmi", "--force", other_name, check=False, timeout=60)
 
 
 def test_a_whole_image_is_sent_where_nothing_of_it_is(served: Lab) -> None:

@@ -106,7 +106,7 @@ def test_p_haul_killed_while_criu_dumps(scene: Scene) -> None:
 @pytest.mark.parametrize("point", ["state=committed", *SOURCE_AFTER_COMMIT])
 def test_p_haul_killed_after_commit(scene: Scene, point: str) -> None:
     """Its guard finishes what is decided."""
-    with scene.serve():
+    with scene.serve(*PATIENT):
         assert scene.haul(point, "kill").code == -9
         scene.moved()
 

@@ -22,6 +22,7 @@ RANDOM_NAMES = (
 KERNEL_THREAD = 0x00200000  # PF_KTHREAD, in the flags of /proc/PID/stat
 # Seen now and then on a host where nothing happens.
 PASSING = {"enter", "lab-agent", "docker", "runc", "exe", "iptables", "ip6tables", "nft", "docker-init"}
+PASSING |= {"(udev-worker)", "systemd-userwor", "systemd-executo", "(sd-pam)", "(sd-executor)"}
 
 
 @dataclass(frozen=True)
