@@ -14,6 +14,7 @@ A torn last line (power loss in mid-write) announces nothing and is ignored. The
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -136,9 +137,16 @@ class Journal:
         os.close(self._fd)
 
     def _write(self, record: dict[str, Any]) -> None:
+        """On disk whole, or not at all: a torn line that others follow would end the reading."""
         data = json.dumps(record).encode() + b"\n"
-        os.write(self._fd, data)
-        os.fsync(self._fd)
+        before = os.fstat(self._fd).st_size
+        try:
+            if os.write(self._fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            os.fsync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, before)
+            raise
         self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import pytest
 from faults import (
@@ -14,7 +14,6 @@ from faults import (
     NAME,
     PATIENT,
     QUICK,
-    STALE_SOCKET,
     Halt,
     Scene,
     ended,
@@ -24,8 +23,8 @@ from faults import (
     runs,
     stands_still,
 )
-from hauling import HAUL_TIMEOUT_S, haul, left, refused, settled, state, wait_for
-from lab import Done, Host, images, workloads
+from hauling import haul, state, wait_for
+from lab import Host, images, workloads
 
 GONE = ("link-lost", "service-not-running")  # by where p.haul is when it finds out
 # Stops CRIU in its work and kills the program: so it is known that the one dies while the other works.
@@ -114,9 +113,9 @@ def test_p_haul_killed_after_commit(scene: Scene, point: str) -> None:
 @pytest.mark.parametrize("point", SOURCE_BEFORE_COMMIT)
 def test_cancelled(scene: Scene, point: str) -> None:
     with scene.serve() as service:
-        for signal in ("int", "term"):
-            sentence = failed(scene.haul(point, signal), "cancelled", status=9)
-            assert sentence == f"Cancelled by SIG{signal.upper()}. {NAME} runs on here."
+        for word in ("int", "term"):
+            sentence = failed(scene.haul(point, word), "cancelled", status=9)
+            assert sentence == f"Cancelled by SIG{word.upper()}. {NAME} runs on here."
             scene.stays(service)
         scene.moves_now()
 
@@ -124,9 +123,9 @@ def test_cancelled(scene: Scene, point: str) -> None:
 @pytest.mark.parametrize("point", ["phase=check", "state=begun"])
 def test_cancelled_before_anything_is_done(scene: Scene, point: str) -> None:
     with scene.serve() as service:
-        for signal in ("int", "term"):
-            done = scene.haul(point, signal)
-            assert (done.code, done.err.splitlines()[0]) == (9, f"p.haul: Cancelled by SIG{signal.upper()}."), done
+        for word in ("int", "term"):
+            done = scene.haul(point, word)
+            assert (done.code, done.err.splitlines()[0]) == (9, f"p.haul: Cancelled by SIG{word.upper()}."), done
             scene.stays(service)
         scene.moves_now()
 
@@ -154,11 +153,11 @@ def test_cancelled_twice(scene: Scene) -> None:
         scene.moves_now()
 
 
-@pytest.mark.parametrize("signal", ["int", "term"])
+@pytest.mark.parametrize("word", ["int", "term"])
 @pytest.mark.parametrize("point", ["state=committed", *SOURCE_AFTER_COMMIT])
-def test_a_signal_after_commit_is_too_late(scene: Scene, point: str, signal: str) -> None:
+def test_a_signal_after_commit_is_too_late(scene: Scene, point: str, word: str) -> None:
     with scene.serve():
-        done = scene.haul(point, signal)
+        done = scene.haul(point, word)
         assert done.code == 0, done
         assert "it was too late to cancel" in done.out
         scene.moved()
@@ -330,58 +329,6 @@ def test_engine_killed_while_held(scene: Scene, point: str) -> None:
 def tickers(host: Host) -> list[str]:
     """The counter's processes on the host, in any container."""
     return host.run("pidof", "ticker", check=False).out.split()
-
-
-# The link between the hosts breaks
-
-CUT_POINTS = (
-    "phase=check",
-    "phase=prepare",
-    "phase=sync",
-    "after=phaul.docker_source:DockerSource.freeze",
-    "after=phaul.docker_dump:dump",
-    "phase=restore",
-    "before=phaul.iters:Verify",
-)
-
-
-def test_connection_cut_at_each_phase(scene: Scene) -> None:
-    """All at the same time, since it takes a while until a lost link is noticed."""
-    names = {point: f"counter-{number}" for number, point in enumerate(CUT_POINTS)}
-    for name in names.values():
-        workloads.counter(scene.a, name)
-    before = {host.name: settled(host) for host in scene.lab.hosts}
-    with ExitStack() as stack:
-        service = stack.enter_context(scene.serve())
-        halts = {point: stack.enter_context(Halt(scene.a)) for point in CUT_POINTS}
-        hauls = {
-            point: stack.enter_context(scene.begun(point, halts[point].word, name=name))
-            for point, name in names.items()
-        }
-        for point, halt in halts.items():
-            halt.reached(hauls[point])
-        scene.lab.cut("b")
-        for halt in halts.values():
-            halt.go()
-        for point, process in hauls.items():
-            cut_off(ended(process), point)
-            goes_on(scene.a, names[point])
-        # Still cut off: nobody tells b.
-        for host, but in ((scene.a, ()), (scene.b, of_service(service))):
-            changes = left(host, before[host.name], timeout=CLEAN_S, but=(STALE_SOCKET, *but))
-            assert not changes, f"left on {host.name}: {changes}"
-        scene.lab.join("b")
-        scene.moves_now()
-        for name in names.values():
-            assert scene.a.run("p.haul", "docker", name, scene.b.ip, timeout=HAUL_TIMEOUT_S).code == 0
-            goes_on(scene.b, name)
-
-
-def cut_off(done: Done, point: str) -> None:
-    if point == "phase=check":
-        refused(done, "unreachable", 4)
-    else:
-        failed(done, "unreachable", "link-lost")
 
 
 # While the target holds the restored tasks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,22 @@ def test_whatever_is_torn_off_the_end_the_whole_lines_count() -> None:
         taken.note(after="the crash")
         taken.close()
         assert journal.read(record.path).head["after"] == "the crash"
+
+
+def test_a_full_disk_leaves_no_half_line() -> None:
+    record = begin()
+    record.advance(journal.FROZEN)
+    before, limits = seen(record), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size + 10, limits[1]))
+    try:
+        with pytest.raises(OSError, match="No space left"):
+            record.advance(journal.COMMITTED)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert seen(record) == seen(journal.read(record.path)) == before
+    record.advance(journal.UNDONE)
+    assert journal.read(record.path).state == journal.UNDONE
+    record.close()
 
 
 def test_a_head_that_was_torn_off_is_no_haul() -> None:
