@@ -134,25 +134,36 @@ class DockerSource:
             journal.push("restart-policy", container=self.id, policy=policy)
             self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
         journal.push("pause", container=self.id, pid=pid, work=journal.head["work"])
-        self._pause_between_probes()
+        self._pause_between_starts()
         for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
             raise HaulFailed(blocker.sentence, code=blocker.code)
 
-    def _pause_between_probes(self) -> None:
-        """Raises HaulFailed (exec-running) where somebody else's program runs in the container and does not end."""
+    def _pause_between_starts(self) -> None:
+        """Not while a health probe runs, nor while a program starts another by vfork: both pass in a moment.
+
+        Raises HaulFailed (exec-running) where somebody else's program runs in the container and does not end.
+        """
         until = freezer.deadline(PROBE_SECONDS)
         while True:
             blockers = docker_checks.exec_blockers(self.engine, self.engine.inspect(self.id), self.name)
             if not blockers:
                 self.engine.pause(self.id)
-                if not docker_checks.execs(self.engine, self.engine.inspect(self.id)):
+                if not docker_checks.execs(self.engine, self.engine.inspect(self.id)) and not self._starts_another():
                     return
                 # A health probe: the engine, which paused, has given it up, and so it ends.
                 self.engine.unpause(self.id)
             if freezer.deadline(0) > until:
-                sentence = blockers[0].sentence if blockers else f"{self.name} is never without a health probe."
+                sentence = (
+                    blockers[0].sentence
+                    if blockers
+                    else f"{self.name} is never without a health probe, or a start by vfork."
+                )
                 raise HaulFailed(sentence, code="exec-running")
             time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _starts_another(self) -> bool:
+        pids = freezer.of(int(self.inspect["State"]["Pid"])).pids()
+        return any(tasks_seen.waits_in_vfork(pid) for pid in pids)
 
     def dump(self, images: Path, logs: Path) -> Dumped:
         pid = int(self.inspect["State"]["Pid"])

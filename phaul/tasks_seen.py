@@ -13,6 +13,8 @@ from phaul.messages_pb2 import Expectation, OpenFile, Task
 PROC = Path("/proc")
 LISTEN, TIME_WAIT = "0A", "06"
 CAP_SYS_RESOURCE = 24
+# The kernel's function in which a parent sleeps (kernel/fork.c); its name changed with 5.10.
+VFORK_WAITS = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
 
 
 def status_of(pid: int) -> dict[str, str]:
@@ -122,6 +124,15 @@ def memory(pids: list[int]) -> int:
     """Bytes of anonymous memory that the tasks hold (RssAnon and VmSwap of proc(5))."""
     fields = [status.get(name, "0 kB") for status in map(status_of, pids) for name in ("RssAnon", "VmSwap")]
     return sum(int(field.split()[0]) << 10 for field in fields)
+
+
+def waits_in_vfork(pid: int) -> bool:
+    """Whether a thread waits for what it started by vfork(2) to run another program: CRIU cannot seize it there."""
+    for task in (PROC / str(pid) / "task").glob("*/wchan"):
+        with contextlib.suppress(OSError):
+            if task.read_text() in VFORK_WAITS:
+                return True
+    return False
 
 
 def uses_io_uring(pid: int) -> bool:

@@ -279,3 +279,12 @@ def test_who_is_not_root_in_there(served: Lab) -> None:
         sentence = refused(haul(a, "docker", "user", b.ip, check=False), "cap-sys-resource")
     assert "uid 1234" in sentence
     assert (state(a, "user"), state(b, "user")) == ("running", "")
+
+
+def test_a_shell_that_starts_programs_all_the_time(served: Lab) -> None:
+    """A parent sleeps in vfork(2) for a moment each time, where CRIU could not seize it."""
+    a, b = served.hosts
+    loops = "for n in 1 2 3 4; do (while true; do /bin/true; done) & done; wait"
+    a.docker("run", "-d", "--name", "starter", "busybox", "sh", "-c", loops)
+    haul(a, "docker", "starter", b.ip)
+    assert len(b.docker("top", "starter").splitlines()) >= 1 + 5

@@ -55,18 +55,18 @@ def test_p_haul_killed_after_the_commit(scene: Scene) -> None:
         scene.moved()
 
 
-def test_cable_pulled_before_the_commit(served: VmLab) -> None:
+def test_cable_pulled_before_the_commit(paired: VmLab, clean_lab: VmLab) -> None:
     """The link is lost while the target restores: it runs on at the source, the target is clean, and both go on."""
-    a, b = served.hosts
+    a, b = paired.hosts
     container = counter(a, "count")
-    with Service(b, "--port", "12400", port=12400, command=(*AT_POINT, "state=held", HALT, "--", "p.haul-service")):
-        under_way = a.popen("p.haul", "docker", "count", f"{b.ip}:12400", stderr=subprocess.PIPE)
+    with Service(b, command=(*AT_POINT, "state=held", HALT, "--", "p.haul-service")):
+        under_way = a.popen("p.haul", "docker", "count", b.ip, stderr=subprocess.PIPE)
         wait_for(lambda: halted(b), "the target's holding it")
-        served.cut("b")
+        paired.cut("b")
         _, said = under_way.communicate(timeout=300)
         assert under_way.returncode == 7, said
         check_counter(wait_ticks(a, "count", ticks(a, "count")[-1][0] + 20))
-        served.join("b")
+        paired.join("b")
     assert inspect(a, "count")["Id"] == container
 
 
