@@ -18,7 +18,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 AT_POINT = ("python3", "/opt/phaul/test/at_point.py")
 HALTED = "/run/halted"
-HALT = f"run=touch {HALTED}; sleep 900"
+# Until the file is removed.
+HALT = f"run=touch {HALTED}; for n in $(seq 900); do [ -e {HALTED} ] || break; sleep 1; done"
 
 
 @pytest.fixture
@@ -67,7 +68,10 @@ def test_cable_pulled_before_the_commit(paired: VmLab, clean_lab: VmLab) -> None
         assert under_way.returncode == 7, said
         check_counter(wait_ticks(a, "count", ticks(a, "count")[-1][0] + 20))
         paired.join("b")
-    assert inspect(a, "count")["Id"] == container
+        b.run("rm", HALTED)
+        wait_for(lambda: state(b, "count") == "", "the target's giving it up")
+    found = inspect(a, "count")
+    assert (found["Id"], found["State"]["Status"]) == (container, "running")
 
 
 def test_target_loses_power_before_the_commit(mortal: VmLab) -> None:
