@@ -57,7 +57,7 @@ def test_p_haul_killed_after_the_commit(scene: Scene) -> None:
 
 
 def test_cable_pulled_before_the_commit(paired: VmLab, clean_lab: VmLab) -> None:
-    """The link is lost while the target restores: it runs on at the source, the target is clean, and both go on."""
+    """The link is lost while the target restores: it runs on at the source, the target gives it up."""
     a, b = paired.hosts
     container = counter(a, "count")
     with Service(b, command=(*AT_POINT, "state=held", HALT, "--", "p.haul-service")):
