@@ -164,7 +164,3 @@ class Engine:
     @_told
     def exec(self, exec_id: str) -> Json:
         return cast(Json, self.api.exec_inspect(exec_id))
-
-
-def full_id(image: str) -> str:
-    return image if image.startswith("sha256:") else f"sha256:{image}"

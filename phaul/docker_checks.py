@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_rootfs, freezer, tasks_seen
+from phaul import docker_rootfs, freezer, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 
@@ -170,10 +170,3 @@ def size_of(tree: Path) -> int:
             seen.add((info.st_dev, info.st_ino))
             total += info.st_blocks * 512
     return total
-
-
-def anonymous_and_named(inspect: Json) -> tuple[list[Json], list[Json]]:
-    """Its volumes, those that nobody named first."""
-    every = docker_config.volumes(inspect)
-    anonymous = [volume for volume in every if docker_config.is_anonymous(inspect, volume)]
-    return anonymous, [volume for volume in every if volume not in anonymous]

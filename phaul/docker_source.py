@@ -96,7 +96,7 @@ class DockerSource:
             "volumes": volumes,
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
             "copy_binds": bool(self.options.copy_binds),
-            "memory": tasks_seen.memory(freezer.of(int(self.inspect["State"]["Pid"])).pids()),
+            "memory": tasks_seen.memory(self._pids()),
             "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()),
         }
 
@@ -114,8 +114,11 @@ class DockerSource:
         return found
 
     def mapped(self) -> list[str]:
-        pids = freezer.of(int(self.inspect["State"]["Pid"])).pids()
+        pids = self._pids()
         return sorted({path for pid in pids for path in tasks_seen.written_through_maps(pid)})
+
+    def _pids(self) -> list[int]:
+        return freezer.of(int(self.inspect["State"]["Pid"])).pids()
 
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         if not lacks:
@@ -162,7 +165,7 @@ class DockerSource:
             time.sleep(PROBE_PAUSE_SECONDS)
 
     def _starts_another(self) -> bool:
-        pids = freezer.of(int(self.inspect["State"]["Pid"])).pids()
+        pids = self._pids()
         return any(tasks_seen.waits_in_vfork(pid) for pid in pids)
 
     def dump(self, images: Path, logs: Path) -> Dumped:

@@ -95,3 +95,13 @@ def soft_dirty(lab: Lab) -> None:
     """Skips where the kernel does not track which memory has changed."""
     if "soft-dirty" not in lab.capabilities:
         pytest.skip("no soft-dirty tracking in this machine's kernel: no pre-copy rounds")
+
+
+@pytest.fixture
+def a(served: Lab) -> Host:
+    return served.host("a")
+
+
+@pytest.fixture
+def b(served: Lab) -> Host:
+    return served.host("b")

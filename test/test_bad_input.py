@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from hauling import haul, inspect, python, refused, state, unchanged, wait_for
-from lab import Host, Lab, images
+from lab import Host, images
 
 CAP_SYS_RESOURCE = 24
 SLEEP = ("busybox", "sleep", "100000")
@@ -77,16 +77,6 @@ with socket.create_server(("", 18090)) as server:
 """
 IMMUTABLE = 0x10
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
-
-
-@pytest.fixture
-def a(served: Lab) -> Host:
-    return served.host("a")
-
-
-@pytest.fixture
-def b(served: Lab) -> Host:
-    return served.host("b")
 
 
 def start(host: Host, *arguments: str) -> str:

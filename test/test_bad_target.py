@@ -30,16 +30,6 @@ TOOLS = {
 }
 
 
-@pytest.fixture
-def a(served: Lab) -> Host:
-    return served.host("a")
-
-
-@pytest.fixture
-def b(served: Lab) -> Host:
-    return served.host("b")
-
-
 def start(host: Host, *arguments: str) -> None:
     host.docker("run", "-d", "--name", "bad", *arguments, *SLEEP)
 
