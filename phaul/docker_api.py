@@ -10,6 +10,7 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
+from phaul import tasks_seen
 from phaul.errors import HaulFailed, Refused
 
 SOCKET = "unix:///var/run/docker.sock"
@@ -135,6 +136,15 @@ class Engine:
     @_told
     def start(self, container: str) -> None:
         self.api.start(container)
+
+    def start_after_boot(self, container: str, policy: Json, boot: str) -> None:
+        """As the engine does when the host is started, for a container whose restart policy was withheld in that boot.
+
+        Nothing where the host still is in that boot, where the policy does not say so, or where it runs.
+        """
+        wanted = policy["Name"] not in ("", "no") and boot != tasks_seen.boot_id()
+        if wanted and not self.inspect(container)["State"]["Running"]:
+            self.start(container)
 
     @_told
     def rename(self, container: str, name: str) -> None:

@@ -111,13 +111,8 @@ def discard(container: str) -> None:
 
 
 def _end_tasks(first: int, container: str) -> None:
-    """The pid may be another's by now: only what is in the container's cgroup is killed."""
-    with contextlib.suppress(HaulFailed):
-        held = freezer.of(first)
-        if container in str(held.path):
-            held.kill()
-            if not freezer.await_exit(first, timeout=EXIT_SECONDS):
-                raise PhaulError(f"Process {first} of the restored container does not end.", code="not-ended")
+    if not freezer.end(first, container, timeout=EXIT_SECONDS):
+        raise PhaulError(f"Process {first} of the restored container does not end.", code="not-ended")
 
 
 def forget(container: str) -> None:

@@ -136,7 +136,8 @@ class DockerSource:
         if policy["Name"] not in ("", "no"):
             journal.push("restart-policy", container=self.id, policy=policy)
             self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
-        journal.push("pause", container=self.id, pid=pid, work=journal.head["work"])
+        facts = {"work": journal.head["work"], "boot": journal.head["boot"], "policy": policy}
+        journal.push("pause", container=self.id, pid=pid, **facts)
         self._pause_between_starts()
         for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
             raise HaulFailed(blocker.sentence, code=blocker.code)
@@ -185,12 +186,13 @@ class DockerSource:
     def finish(facts: Json) -> list[str]:
         """SIGKILL and thaw at once: no task comes back to user space; then the engine learns that it ended."""
         pid, container = int(facts["pid"]), str(facts["container"])
-        with contextlib.suppress(PhaulError):
-            freezer.of(pid).kill()
-        if not freezer.await_exit(pid, timeout=EXIT_SECONDS):
+        if not freezer.end(pid, container, timeout=EXIT_SECONDS):
             raise HaulFailed(f"Process {pid} of the source copy does not end.", code="source-not-ended")
         engine = Engine()
         with contextlib.suppress(NoSuch):
+            seen = engine.inspect(container)["State"]
+            if seen["Running"] and seen["Pid"] not in (0, pid):
+                raise HaulFailed(f"{facts['name']} was started anew here meanwhile: stop it.", code="started-anew")
             engine.wait(container, timeout=EXIT_SECONDS, removed=facts["rm"])
             if facts["rm"]:
                 raise NoSuch("The engine has removed it.")
@@ -227,11 +229,12 @@ def _undo_pause(args: Json) -> None:
     try:
         if engine.inspect(args["container"])["State"]["Paused"]:
             engine.unpause(args["container"])
+        engine.start_after_boot(args["container"], args["policy"], args["boot"])
     except NoSuch:
         return
     except PhaulError:
         LOG.warning("The engine does not answer: thawing %s by its cgroup.", args["container"][:12])
-        freezer.of(int(args["pid"])).thaw()
+        freezer.of_container(int(args["pid"]), args["container"]).thaw()
 
 
 UNDO = {"restart-policy": _undo_restart_policy, "pause": _undo_pause}

@@ -152,7 +152,7 @@ class DockerTarget:
             docker_restore.say(container, "release")
         except HaulFailed as error:
             LOG.warning("%s Thawing %s by its cgroup.", error.sentence, container[:12])
-            freezer.of(int(facts["first"])).thaw()
+            freezer.of_container(int(facts["first"]), container).thaw()
 
     @staticmethod
     def settle(facts: Json) -> None:
@@ -161,6 +161,10 @@ class DockerTarget:
         engine.inspect(container)
         if facts["policy"]["Name"] not in ("", "no"):
             engine.set_restart_policy(container, facts["policy"])
+        try:
+            engine.start_after_boot(container, facts["policy"], facts["boot"])
+        except HaulFailed as error:
+            LOG.error("%s came here, but could not be started after the boot: %s", facts["name"], error.sentence)
         docker_restore.forget(container)
 
     @staticmethod

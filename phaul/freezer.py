@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,18 +83,56 @@ def _own(path: Path, pid: int, *, v2: bool) -> Freezer:
     return Freezer(path, v2)
 
 
+def of_container(pid: int, container: str) -> Freezer:
+    """The container's own freezer, `pid` being one of its tasks.
+
+    Raises HaulFailed (gone) where the pid is another's by now, as it may be after the host lost its power.
+    """
+    try:
+        found = of(pid)
+    except HaulFailed:
+        found = Freezer(Path(), v2=False)
+    for path in (found.path, *found.path.parents):
+        if container in path.name:
+            return Freezer(path, found.v2)
+    raise HaulFailed(f"Process {pid} is none of container {container[:12]}: its tasks are gone.", code="gone")
+
+
+def end(pid: int, container: str, *, timeout: float) -> bool:
+    """SIGKILL for the container whose first task is `pid`; whether that ended within `timeout` seconds.
+
+    Where the pid is another's by now the container has ended before, and nothing is done.
+    """
+    with contextlib.suppress(ProcessLookupError), _watched(pid) as descriptor:
+        try:
+            of_container(pid, container).kill()
+        except HaulFailed:
+            return True
+        return _ends(descriptor, timeout)
+    return True
+
+
 def await_exit(pid: int, *, timeout: float) -> bool:
     """Whether the process ended within `timeout` seconds."""
+    with contextlib.suppress(ProcessLookupError), _watched(pid) as descriptor:
+        return _ends(descriptor, timeout)
+    return True
+
+
+@contextlib.contextmanager
+def _watched(pid: int) -> Iterator[int]:
+    """A descriptor of the process that has the pid now. Raises ProcessLookupError."""
+    descriptor = os.pidfd_open(pid)
     try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        return bool(poll.poll(max(0, timeout) * 1000))
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _ends(descriptor: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(max(0, timeout) * 1000))
 
 
 def deadline(seconds: float) -> float:

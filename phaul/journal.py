@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phaul import places
+from phaul import places, tasks_seen
 
 SOURCE, TARGET = "source", "target"
 BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE = (
@@ -93,6 +93,11 @@ class Journal:
     @property
     def subject(self) -> str:
         return str(self.head["subject"])
+
+    @property
+    def power_lost(self) -> bool:
+        """Whether this host was started anew since the haul began: what ran on it then is gone."""
+        return bool(self.head["boot"] != tasks_seen.boot_id())
 
     @property
     def settled(self) -> bool:
@@ -181,7 +186,7 @@ def begin(side: str, *, haul: str, haul_type: str, subject: str, peer: str, **fa
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     journal = Journal(path, descriptor)
     head = {"haul": haul, "side": side, "type": haul_type, "subject": subject, "peer": peer, "begun": time.time()}
-    journal._write({**head, **facts})
+    journal._write({**head, "boot": tasks_seen.boot_id(), **facts})
     _sync_directory()
     return journal
 

@@ -46,11 +46,14 @@ def tree_of(pid: int) -> list[int]:
     return []
 
 
-def born(pid: int) -> float:
-    """When the process was started (seconds since the epoch): tells it from a later one of the same pid."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return float(psutil.Process(pid).create_time())
-    return 0.0
+def named(pids: list[int]) -> list[list[Any]]:
+    """Each with what tells it from a later process of the same pid, for the journal."""
+    return [[pid, tasks_seen.born(pid)] for pid in pids]
+
+
+def living(pids: list[list[Any]]) -> list[int]:
+    """Those of named() that are still the same processes."""
+    return [pid for pid, born in pids if born and tasks_seen.born(pid) == born]
 
 
 class Source:
@@ -137,7 +140,7 @@ class Source:
 
     def freeze(self, journal: Journal) -> None:
         """CRIU stops them as it dumps."""
-        pids = [[pid, born(pid)] for pid in tree_of(self.pid)]
+        pids = named(tree_of(self.pid))
         journal.note(pids=pids)
         journal.push("stop", pids=pids, work=journal.head["work"])
 
@@ -151,11 +154,11 @@ class Source:
 
     @staticmethod
     def finish(facts: Json) -> list[str]:
-        for pid, started in facts["pids"]:
-            if born(pid) == started:
-                os.kill(pid, signal.SIGKILL)
-        for pid, started in facts["pids"]:
-            if born(pid) == started and not freezer.await_exit(pid, timeout=EXIT_SECONDS):
+        ours = living(facts["pids"])
+        for pid in ours:
+            os.kill(pid, signal.SIGKILL)
+        for pid in ours:
+            if not freezer.await_exit(pid, timeout=EXIT_SECONDS):
                 raise HaulFailed(f"Process {pid} here does not end.", code="source-not-ended")
         return ["The processes here have ended."]
 
@@ -163,9 +166,14 @@ class Source:
     def undo(kind: str, args: Json) -> None:
         """Kind "stop": let them run."""
         criu_api.await_end(Path(args["work"]))
-        for pid, started in args["pids"]:
-            if born(pid) == started:
-                os.kill(pid, signal.SIGCONT)
+        for pid in living(args["pids"]):
+            os.kill(pid, signal.SIGCONT)
+
+
+def came_since(pid: int, *, boot: str, seconds: float) -> bool:
+    """Whether the process was started in that boot, not before so many seconds of it (its ticks are rounded down)."""
+    found, _, ticks = tasks_seen.born(pid).partition(" ")
+    return found == boot and int(ticks) / os.sysconf("SC_CLK_TCK") >= seconds - 0.02
 
 
 class Target:
@@ -207,13 +215,13 @@ class Target:
         return []
 
     def restore(self, images: Path, options: Json, logs: Path) -> str:
-        since = time.time()
-        self.journal.push("restored", pids=self.wanted["pids"], since=since)
+        since = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self.journal.push("restored", pids=self.wanted["pids"], boot=tasks_seen.boot_id(), since=since)
         try:
             self.first = criu_api.restore(images, {"shell_job": self.wanted["shell_job"], "root": self.wanted["root"]})
         finally:
             _move_log(images / "restore.log", logs)
-        self.journal.note(container=str(self.first), pids=self.pids(), rpid=self.wanted["rpid"])
+        self.journal.note(container=str(self.first), pids=named(self.pids()), rpid=self.wanted["rpid"])
         return str(self.first)
 
     def pids(self) -> list[int]:
@@ -226,7 +234,7 @@ class Target:
 
     @staticmethod
     def release(facts: Json) -> None:
-        for pid in facts["pids"]:
+        for pid in living(facts["pids"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
@@ -238,9 +246,9 @@ class Target:
 
     @staticmethod
     def undo(kind: str, args: Json) -> None:
-        """Kind "restored": kill what came since."""
+        """Kind "restored": kill what came since, unless the host was started anew: then others have the pids."""
         for pid in args["pids"]:
-            if born(pid) >= args["since"] - 1:
+            if came_since(pid, boot=args["boot"], seconds=args["since"]):
                 os.kill(pid, signal.SIGKILL)
                 freezer.await_exit(pid, timeout=EXIT_SECONDS)
 

@@ -65,9 +65,10 @@ def release(record: journal.Journal) -> StateIs:
 
 def in_doubt(record: journal.Journal, why: str) -> InDoubt:
     name = record.subject
+    here = "It ended here" if record.power_lost else "It stays frozen here"
     return InDoubt(
         f"{name} was committed to {record.head['peer']}, and whether it runs there is not known ({why.rstrip('.')}). "
-        f"It stays frozen here. When that host answers again: p.haul --resolve {name}."
+        f"{here}. When that host answers again: p.haul --resolve {name}."
     )
 
 
@@ -77,7 +78,7 @@ def settle(record: journal.Journal, *, force: bool = False) -> list[str]:
     if record.state in (journal.BEGUN, journal.FROZEN):
         undo(record)
         tell_discard(record)
-        return [f"{name} was not committed: it runs on here."]
+        return [f"{name} was not committed: {_whereabouts(record)}."]
     if record.state == journal.COMMITTED:
         return _settle_committed(record, force=force)
     return [f"{name} is settled already ({record.state})."]
@@ -87,16 +88,24 @@ def _settle_committed(record: journal.Journal, *, force: bool) -> list[str]:
     name, peer = record.subject, record.head["peer"]
     if force:
         undo(record)
-        return [f"{name} runs on here, by force: make sure that it does not run on {peer}."]
+        stands = _whereabouts(record).removeprefix("it ")
+        return [f"{name} {stands}, by force: make sure that it does not run on {peer}."]
     seen = release(record)
     if seen.state in (journal.RUNNING, journal.DONE):
         return [f"{name} runs on {peer}.", *finish(record)]
     if seen.state == journal.UNDONE:
         undo(record)
-        return [f"{name} was given up by {peer}: it runs on here."]
+        return [f"{name} was given up by {peer}: {_whereabouts(record)}."]
     raise in_doubt(
         record, "that host has no record of it; --force thaws it here if you are sure that it does not run there"
     )
+
+
+def _whereabouts(record: journal.Journal) -> str:
+    """What has become of the subject on this host, which is undone."""
+    if record.power_lost:
+        return "it ended here when this host was started anew, and runs again if its restart policy says so"
+    return "it runs on here"
 
 
 def tell_discard(record: journal.Journal, *, patience: float = 0.0) -> bool:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from phaul import VERSION, host_facts, host_setup, keys, listener, log, places, service
+from phaul import VERSION, host_facts, host_setup, keys, listener, log, places, resolve, service
 from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, port_number, told
 from phaul.errors import UsageError
 from phaul.guard import Guard
@@ -88,6 +88,8 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
         signal.signal(number, lambda *_: stop.set())
     log.to_file(places.LOGS / "p.haul-service.log")
     service.recover_all()
+    # What this host was the source of when it lost its power; beside the rest, since targets may be asked, and be away.
+    threading.Thread(target=_settle_sources, name="sources", daemon=True).start()
     guard = Guard("target")
     serving = service.Service()
     door = None if options.unix else (options.bind_addr, options.port or PORT)
@@ -101,6 +103,11 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
         serving.close()
         guard.dismiss()
     return 0
+
+
+def _settle_sources() -> None:
+    for sentence in resolve.settle_all():
+        LOG.warning("%s", sentence)
 
 
 def _wait(stop: threading.Event, serving: service.Service, *, idle_ends: bool) -> None:

@@ -25,6 +25,18 @@ def status_of(pid: int) -> dict[str, str]:
     return {}
 
 
+def boot_id() -> str:
+    """Another one each time that this host is started."""
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def born(pid: int) -> str:
+    """Boot and start time of a process, as one word that tells it from every other of the same pid; "": gone."""
+    with contextlib.suppress(OSError, IndexError):
+        return f"{boot_id()} {(PROC / str(pid) / 'stat').read_text().rpartition(')')[2].split()[19]}"
+    return ""
+
+
 def inner_pid(pid: int) -> int:
     """The pid that the task has in its own pid namespace."""
     return int(status_of(pid).get("NSpid", str(pid)).split()[-1])

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from faults import (
     CLEAN_S,
+    JOURNALS,
     NAME,
     PATIENT,
     QUICK,
@@ -25,7 +26,7 @@ from faults import (
     stands_still,
     state_of_haul,
 )
-from hauling import haul, refused, state, wait_for
+from hauling import haul, inspect, refused, state, wait_for
 from lab import Done, workloads
 
 # A p.haul that finds out soon that nobody answers, and does not ask for long.
@@ -287,3 +288,41 @@ def test_force_before_commit(scene: Scene) -> None:
         both_killed(scene, "state=frozen")
         told(resolve(scene, "--force"), f"{NAME} was not committed: it runs on here.")
         scene.stays(service)
+
+
+# Pids in a journal may be another's by the time that they are used: the host was started anew, or much time has passed
+
+
+@pytest.fixture
+def bystander(scene: Scene) -> str:
+    """The name of another container on a, that each of these journals takes for its own."""
+    return workloads.counter(scene.a, "bystander")
+
+
+def ends_here(scene: Scene) -> None:
+    """The frozen copy on a is killed, and its journal names the bystander's pid now."""
+    pid, other = (inspect(scene.a, name)["State"]["Pid"] for name in (NAME, "bystander"))
+    scene.a.run("kill", "-9", str(pid))
+    scene.a.docker("unpause", NAME)
+    wait_for(lambda: state(scene.a, NAME) == "exited", "the end of the copy on a")
+    scene.a.run("sh", "-c", f'sed -i \'s/"pid": {pid}/"pid": {other}/\' {JOURNALS}/*.source')
+
+
+def test_the_end_of_the_copy_spares_who_has_its_pid_now(scene: Scene, bystander: str) -> None:
+    with scene.serve(*PATIENT):
+        both_killed(scene, COMMITTED)
+        ends_here(scene)
+        moved_by(scene, resolve(scene))
+        goes_on(scene.a, "bystander")
+
+
+def test_an_undo_without_an_engine_spares_who_has_its_pid_now(scene: Scene, bystander: str) -> None:
+    with scene.serve(*QUICK):
+        both_killed(scene, "state=frozen")
+        ends_here(scene)
+        scene.a.docker("pause", "bystander")
+        pid = inspect(scene.a, "bystander")["State"]["Pid"]
+        scene.a.kill_dockerd()
+        refused(resolve(scene), "undo", 7)
+        # How long and how often it ran.
+        assert stands_still(scene.a.path(f"/proc/{pid}/schedstat").read_bytes, 0.3)

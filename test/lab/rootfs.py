@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import cache
 
-SUITE = "testing"  # the only suite with a CRIU (>= 4.2) that can dump TCP sockets on kernels >= 6.16
+# testing alone has a CRIU (>= 4.2) that can dump TCP sockets on kernels >= 6.16; older suites are for whole machines.
+SUITE = os.environ.get("PHAUL_LAB_SUITE", "testing")
 USUAL_MIRROR = "http://deb.debian.org/debian"
 HOST_PACKAGES = (
     *("criu", "python3-pycriu", "docker.io", "docker-cli", "runc", "containerd"),

@@ -1,0 +1,184 @@
+"""Pids that are another's by the time that they are used: only what is the container's, or the same process, is met."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from phaul import docker_restore, docker_source, docker_target, freezer, p_haul_pid, tasks_seen
+from phaul.docker_api import NoSuch
+from phaul.errors import HaulFailed
+
+CONTAINER, OTHER = "c" * 64, "d" * 64
+SLEEP = ("sleep", "600")
+
+
+class NoEngine:
+    """An engine that knows no container."""
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        raise NoSuch(f"Docker: no {container}")
+
+
+@contextmanager
+def in_cgroup(name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a cgroup of that name, as the engine gives a container one."""
+    top = freezer.CGROUP if freezer.is_v2() else freezer.CGROUP / "freezer"
+    parent = top / f"units-{secrets.token_hex(4)}"
+    (parent / name).mkdir(parents=True)
+    process = subprocess.Popen(SLEEP)
+    try:
+        (parent / name / "cgroup.procs").write_text(str(process.pid))
+        yield process
+    finally:
+        freezer.Freezer(parent / name, freezer.is_v2()).thaw()
+        process.kill()
+        process.wait()
+        (parent / name).rmdir()
+        parent.rmdir()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of another container, whose pid the journals below name."""
+    with in_cgroup(OTHER) as process:
+        yield process
+
+
+def freeze(found: freezer.Freezer) -> None:
+    name, word = ("cgroup.freeze", "1") if found.v2 else ("freezer.state", "FROZEN")
+    (found.path / name).write_text(word)
+
+
+def test_a_container_is_ended_with_all_in_its_cgroup() -> None:
+    with in_cgroup(f"docker-{CONTAINER}.scope") as process:
+        assert freezer.of_container(process.pid, CONTAINER) == freezer.of(process.pid)
+        assert freezer.end(process.pid, CONTAINER, timeout=10)
+        assert process.wait(10) == -signal.SIGKILL
+        assert freezer.end(process.pid, CONTAINER, timeout=10)
+
+
+def test_a_task_below_its_cgroup_stands_for_the_container() -> None:
+    with in_cgroup(CONTAINER) as process:
+        top = freezer.of(process.pid).path
+        inner = top / "init.scope"
+        inner.mkdir()
+        (inner / "cgroup.procs").write_text(str(process.pid))
+        assert freezer.of_container(process.pid, CONTAINER).path == top
+        (top / "cgroup.procs").write_text(str(process.pid))
+        inner.rmdir()
+
+
+def test_a_stranger_is_no_task_of_the_container(stranger: subprocess.Popen[bytes]) -> None:
+    for pid in (stranger.pid, os.getpid(), 2, 1 << 22):
+        with pytest.raises(HaulFailed) as caught:
+            freezer.of_container(pid, CONTAINER)
+        assert caught.value.code == "gone"
+        assert freezer.end(pid, CONTAINER, timeout=0)
+    assert stranger.poll() is None
+
+
+def test_the_end_of_a_source_copy_spares_a_stranger(
+    stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_source, "Engine", NoEngine)
+    facts = {"pid": stranger.pid, "container": CONTAINER, "name": "web", "rm": False}
+    assert docker_source.DockerSource.finish(facts) == ["The source container web is gone (it was run with --rm)."]
+    assert stranger.poll() is None
+
+
+def test_a_restore_that_is_discarded_spares_a_stranger(
+    stranger: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_restore.places, "RESTORE", tmp_path)
+    (tmp_path / CONTAINER).mkdir()
+    (tmp_path / CONTAINER / "restored").write_text(str(stranger.pid))
+    docker_restore.discard(CONTAINER)
+    assert stranger.poll() is None
+    assert not (tmp_path / CONTAINER).exists()
+
+
+def test_a_release_thaws_no_stranger(
+    stranger: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_restore.places, "RESTORE", tmp_path)
+    found = freezer.of(stranger.pid)
+    freeze(found)
+    with pytest.raises(HaulFailed) as caught:
+        docker_target.DockerTarget.release({"container": CONTAINER, "first": stranger.pid})
+    assert caught.value.code == "gone"
+    assert found.frozen()
+
+
+# Processes of `p.haul pid`
+
+
+def other_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if this host had been started anew, and each process at the same tick as its predecessor."""
+    monkeypatch.setattr(tasks_seen, "boot_id", lambda: "another")
+
+
+def signals(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pids that get one from now on, none of which really does."""
+    sent: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: sent.append(pid))
+    monkeypatch.setattr(freezer, "await_exit", lambda *_, **__: True)
+    return sent
+
+
+def journaled(pid: int) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What a source, a target that released, and one that restored know of a process."""
+    pids = p_haul_pid.named([pid])
+    return {"pids": pids, "work": "/nowhere"}, {"pids": pids}, {"pids": [pid], "boot": tasks_seen.boot_id(), "since": 0}
+
+
+def meet(source: dict[str, Any], released: dict[str, Any], restored: dict[str, Any]) -> None:
+    p_haul_pid.Source.finish(source)
+    p_haul_pid.Source.undo("stop", source)
+    p_haul_pid.Target.release(released)
+    p_haul_pid.Target.undo("restored", restored)
+
+
+def test_the_processes_of_a_haul_are_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = journaled(os.getpid())
+    sent = signals(monkeypatch)
+    meet(*facts)
+    assert sent == [os.getpid()] * 4
+
+
+def test_after_a_boot_whoever_has_their_pids_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = journaled(os.getpid())
+    sent = signals(monkeypatch)
+    other_boot(monkeypatch)
+    meet(*facts)
+    assert sent == []
+
+
+def test_processes_that_ended_are_met_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen("true") as process:
+        pass
+    facts = journaled(process.pid)
+    sent = signals(monkeypatch)
+    meet(*facts)
+    assert sent == []
+
+
+def test_who_was_there_before_the_restore_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    restored = {"boot": tasks_seen.boot_id(), "since": time.clock_gettime(time.CLOCK_BOOTTIME)}
+    with subprocess.Popen(SLEEP) as came:
+        with monkeypatch.context() as patch:
+            sent = signals(patch)
+            p_haul_pid.Target.undo("restored", {**restored, "pids": [os.getpid(), came.pid]})
+        came.kill()
+    assert sent == [came.pid]
