@@ -44,6 +44,20 @@ def mend(images: Path, log: Path) -> None:
         _rewrite(pycriu, images / f"core-{tasks_seen.inner_pid(int(pid))}.img", _sleep_on)
 
 
+def leave_cgroups(images: Path) -> None:
+    """As a dump that ignores cgroups: restored tasks stay in those that the runtime has put them in."""
+    pycriu: Any = importlib.import_module("pycriu")
+    for path in (*images.glob("core-*.img"), images / "inventory.img"):
+        _rewrite(pycriu, path, _leave_cgroup)
+    (images / "cgroup.img").unlink(missing_ok=True)
+
+
+def _leave_cgroup(entry: Json) -> bool:
+    parts = [entry, entry.get("tc", {}), entry.get("thread_core", {})]
+    left = [part.pop(name) for part in parts for name in ("cg_set", "root_cg_set") if name in part]
+    return bool(left)
+
+
 def _rewrite(pycriu: Any, path: Path, change: Callable[[Json], bool]) -> None:
     if not path.exists():
         return

@@ -9,8 +9,11 @@ from typing import Any
 from phaul import docker_rootfs, freezer, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
+from phaul.host_facts import dotted, version_of
 
 Json = dict[str, Any]
+
+MIN_ENGINE = (26, 1)  # the oldest that hauls were tried with
 
 NOT_RUNNING = {
     "Paused": ("paused", "is paused: unpause it first (docker unpause {name})."),
@@ -151,6 +154,14 @@ def all_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
     found = config_blockers(inspect, name) + exec_blockers(engine, inspect, name)
     modes = {"pid-mode"} & {blocker.code for blocker in found}
     return found if modes else found + task_blockers(inspect, name)
+
+
+def engine_blockers(seen: str, where: str) -> list[Blocker]:
+    """Whether an engine of that version is too old."""
+    if version_of(seen) >= MIN_ENGINE:
+        return []
+    sentence = f"Docker {seen} on {where} is too old: {dotted(MIN_ENGINE)} or newer is needed; upgrade it."
+    return [Blocker("engine-too-old", sentence)]
 
 
 def shares_host_network(inspect: Json) -> bool:

@@ -11,6 +11,7 @@ from phaul.run import Done, run
 ENGINE_RUN = Path("/run/docker")
 DUMP_SECONDS = 3600
 CONFIGURATION = "ghost-limit 2047M\n"
+IGNORES_CGROUPS = (1, 2)  # runc that can leave cgroups out of the images
 NO_CONNECTIONS = "network-lock skip\n"
 
 
@@ -24,8 +25,15 @@ def runtime_root(container: str) -> Path:
     )
 
 
-def dump(container: str, *, images: Path, work: Path, connections: bool) -> None:
+def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
+    """What makes CRIU leave cgroups alone, for a runc of that version; none where it cannot be told so."""
+    return ["--manage-cgroups-mode", "ignore"] if runc >= IGNORES_CGROUPS else []
+
+
+def dump(container: str, *, images: Path, work: Path, connections: bool, runc: tuple[int, ...]) -> None:
     """Write the images; the tasks stay as they are, frozen. Raises HaulFailed (dump) with CRIU's deciding line.
+
+    `runc` is its version.
 
     CRIU reads its own configuration from the file that CRIU_CONFIG_FILE names: runc has no switch
     for large deleted files, nor for leaving the network alone where there is nothing to lock.
@@ -33,7 +41,8 @@ def dump(container: str, *, images: Path, work: Path, connections: bool) -> None
     configuration = work / "criu.conf"
     configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
     # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
-    switches = ["--file-locks", "--manage-cgroups-mode", "ignore", "--tcp-established"]
+    ignore = cgroup_switches(runc)
+    switches = ["--file-locks", "--tcp-established", *ignore]
     argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
     argv += ["--image-path", images]
     done = run(
@@ -45,6 +54,8 @@ def dump(container: str, *, images: Path, work: Path, connections: bool) -> None
     if done.code:
         raise HaulFailed(_why(done, work / "dump.log"), code="dump", detail=done.err)
     criu_images.mend(images, work / "dump.log")
+    if not ignore:
+        criu_images.leave_cgroups(images)
 
 
 def _why(done: Done, log: Path) -> str:

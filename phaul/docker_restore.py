@@ -15,11 +15,11 @@ import socket
 import threading
 from pathlib import Path
 
-from phaul import criu_log, freezer, places
+from phaul import criu_log, docker_dump, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
-SWITCHES = ["--manage-cgroups-mode", "ignore", "--file-locks", "--tcp-established"]
+SWITCHES = ["--file-locks", "--tcp-established"]
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
 EXIT_SECONDS = 30
@@ -29,12 +29,14 @@ def pending_dir(container: str) -> Path:
     return places.RESTORE / container
 
 
-def announce(container: str, *, images: Path, work: Path, connections: bool) -> Path:
+def announce(container: str, *, images: Path, work: Path, connections: bool, runc: tuple[int, ...]) -> Path:
     """Tell the runtime to restore the container when the engine creates it; the shared directory."""
     pending = places.private_dir(pending_dir(container))
     places.private_dir(work)
     os.mkfifo(pending / "events", 0o600)
-    document = {"images": str(images), "work": str(work), "switches": SWITCHES, "connections": connections}
+    # The images name no cgroups: the tasks stay in that which the runtime makes for the new container.
+    switches = [*SWITCHES, *docker_dump.cgroup_switches(runc)]
+    document = {"images": str(images), "work": str(work), "switches": switches, "connections": connections}
     (pending / "restore.json").write_text(json.dumps(document))
     return pending
 

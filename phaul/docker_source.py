@@ -60,8 +60,15 @@ class DockerSource:
 
     def check(self) -> list[Blocker]:
         criu_images.prepare()
-        tools = [*host_facts.runc_blockers("this host"), *host_facts.pycriu_blockers("this host")]
+        here = "this host"
+        tools = [*host_facts.runc_blockers(here, self.runc), *host_facts.pycriu_blockers(here)]
+        tools += docker_checks.engine_blockers(self.engine.version()["Version"], here)
         return docker_checks.all_blockers(self.engine, self.inspect, self.name) + tools
+
+    @cached_property
+    def runc(self) -> tuple[int, ...]:
+        """Its version, asked for in the check and not again while the tasks are frozen."""
+        return host_facts.runc_version()
 
     @cached_property
     def image_document(self) -> Json:
@@ -175,7 +182,7 @@ class DockerSource:
         connections = bool(tasks_seen.connections(pid).inside) or host_network
         work = images.parent
         try:
-            docker_dump.dump(self.id, images=images, work=work, connections=connections)
+            docker_dump.dump(self.id, images=images, work=work, connections=connections, runc=self.runc)
         finally:
             _keep_log(work / "dump.log", logs)
         pids = freezer.of(pid).pids()

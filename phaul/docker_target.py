@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_image, docker_restore, docker_rootfs, docker_target_checks, freezer
+from phaul import docker_config, docker_image, docker_restore, docker_rootfs, docker_target_checks, freezer, host_facts
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, HaulFailed
 from phaul.journal import Journal
@@ -30,6 +30,7 @@ class DockerTarget:
         self.journal = journal
         self.container = ""
         self.first = 0
+        self.runc = host_facts.runc_version()  # asked for before the freeze
 
     @staticmethod
     def check(wanted: Json) -> tuple[list[Blocker], list[str]]:
@@ -121,7 +122,8 @@ class DockerTarget:
         self.journal.push("container", name=self.container)
         self.journal.push("restore", container=self.container)
         work = images.parent / "restore-work"
-        docker_restore.announce(self.container, images=images, work=work, connections=bool(options["connections"]))
+        connections = bool(options["connections"])
+        docker_restore.announce(self.container, images=images, work=work, connections=connections, runc=self.runc)
         self.engine.rename(self.container, self.wanted["name"])
         self.starting = docker_restore.Starting(self.container)
         try:

@@ -9,10 +9,9 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_image, docker_rootfs
+from phaul import docker_checks, docker_config, docker_image, docker_rootfs, host_facts
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
-from phaul.host_facts import runc_blockers
 
 Json = dict[str, Any]
 
@@ -34,12 +33,13 @@ class Check:
 
     def blockers(self) -> list[Blocker]:
         """Every blocker at once; `lacks` is filled as well."""
-        found = [*runc_blockers(self.here), *self._engine(), *self._image(), *self._name(), *self._volumes()]
+        found = [*host_facts.runc_blockers(self.here, host_facts.runc_version()), *self._engine(), *self._image()]
+        found += [*self._name(), *self._volumes()]
         found += [*self._networks(), *self._ports(), *self._binds(), *self._profile()]
         return [*found, *self._disk(), *self._memory()]
 
     def _engine(self) -> list[Blocker]:
-        found = []
+        found = docker_checks.engine_blockers(self.info["ServerVersion"], self.here)
         if docker_config.RUNTIME not in self.info["Runtimes"]:
             sentence = f"The restore runtime is not set up on {self.here}: run p.haul-service setup there."
             found.append(Blocker("runtime-missing", sentence))
@@ -174,6 +174,15 @@ def _free(protocol: str, address: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def of_host(here: str) -> list[Blocker]:
+    """Why no container at all could come: programs that are missing or too old on this host."""
+    found = host_facts.tool_blockers(host_facts.gather(), here) + host_facts.pycriu_blockers(here)
+    found += host_facts.runc_blockers(here, host_facts.runc_version())
+    with contextlib.suppress(PhaulError):
+        found += docker_checks.engine_blockers(Engine().version()["Version"], here)
+    return found
 
 
 def check(wanted: Json, hostname: str) -> tuple[list[Blocker], list[str]]:

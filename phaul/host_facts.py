@@ -14,6 +14,8 @@ from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
 from phaul.run import run
 
+# The oldest of each that hauls were tried with.
+MIN_KERNEL = (6, 12)
 MIN_CRIU = (4, 1)
 MIN_CRIU_FOR_KERNEL = (((6, 16), (4, 2)), ((6, 13), (4, 1)))
 MIN_RSYNC = (3, 2)
@@ -70,6 +72,9 @@ def require_root() -> None:
 def tool_blockers(facts: HostFacts, where: str) -> list[Blocker]:
     """What is missing or too old on a host of these facts; `where` names the host for people."""
     found = []
+    if version_of(facts.kernel) < MIN_KERNEL:
+        words = f"Kernel {facts.kernel} on {where} is too old: {dotted(MIN_KERNEL)} or newer is needed; upgrade it."
+        found.append(Blocker("kernel-too-old", words))
     if not facts.rsync or version_of(facts.rsync) < MIN_RSYNC:
         found.append(_tool_blocker("rsync", facts.rsync, MIN_RSYNC, where))
     needed = criu_needed(facts.kernel)
@@ -95,11 +100,13 @@ def _tool_blocker(name: str, seen: str, needed: tuple[int, ...], where: str, why
     )
 
 
-def runc_blockers(where: str) -> list[Blocker]:
-    seen = _tool_version("runc", "--version")
-    if version_of(seen) >= MIN_RUNC:
-        return []
-    return [_tool_blocker("runc", seen, MIN_RUNC, where)]
+def runc_version() -> tuple[int, ...]:
+    """That of this host's runc; () where there is none."""
+    return version_of(_tool_version("runc", "--version"))
+
+
+def runc_blockers(where: str, seen: tuple[int, ...]) -> list[Blocker]:
+    return [] if seen >= MIN_RUNC else [_tool_blocker("runc", dotted(seen), MIN_RUNC, where)]
 
 
 def pycriu_blockers(where: str) -> list[Blocker]:

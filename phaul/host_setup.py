@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import shutil
 import signal
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from phaul import docker_config, keys, places
+from phaul import docker_config, docker_target_checks, keys, places
 from phaul.docker_api import Engine
 from phaul.errors import PhaulError, Refused
 from phaul.freezer import deadline
@@ -34,7 +35,8 @@ def setup() -> list[str]:
     places.host_id()
     told.append(f"Directories {places.STATE}, {places.LOGS}, {places.RUN}")
     told.append(_install_runtime())
-    return [*told, *_register(changed)]
+    told += _register(changed)
+    return [*told, *(f"Not yet: {blocker.sentence}" for blocker in docker_target_checks.of_host(platform.node()))]
 
 
 def _install_runtime() -> str:

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from phaul import VERSION, host_facts, host_setup, keys, listener, log, places, resolve, service
+from phaul import VERSION, host_facts, keys, listener, log, places, resolve, service
 from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, port_number, told
 from phaul.errors import UsageError
 from phaul.guard import Guard
@@ -63,6 +63,8 @@ def _main(argv: list[str]) -> int:
     if options.log_file:
         log.to_file(Path(options.log_file))
     if options.command == "setup":
+        from phaul import host_setup
+
         print("\n".join(host_setup.setup()))
         return 0
     identity, peers = keys.Identity.load_or_make(), keys.Peers()
@@ -88,8 +90,8 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
         signal.signal(number, lambda *_: stop.set())
     log.to_file(places.LOGS / "p.haul-service.log")
     service.recover_all()
-    # What this host was the source of when it lost its power; beside the rest, since targets may be asked, and be away.
-    threading.Thread(target=_settle_sources, name="sources", daemon=True).start()
+    # Beside the rest: targets may be asked, and be away.
+    threading.Thread(target=_look_around, name="look", daemon=True).start()
     guard = Guard("target")
     serving = service.Service()
     door = None if options.unix else (options.bind_addr, options.port or PORT)
@@ -105,9 +107,14 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
     return 0
 
 
-def _settle_sources() -> None:
+def _look_around() -> None:
+    """Settle what this host was the source of when it lost its power, and say what it lacks to be a target."""
+    from phaul import docker_target_checks  # the service listens before all this is loaded
+
     for sentence in resolve.settle_all():
         LOG.warning("%s", sentence)
+    for blocker in docker_target_checks.of_host("this host"):
+        LOG.warning("%s", blocker.sentence)
 
 
 def _wait(stop: threading.Event, serving: service.Service, *, idle_ends: bool) -> None:

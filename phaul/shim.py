@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
+V2 = "/sys/fs/cgroup/cgroup.controllers"
 VERBS = ("create", "start")
 TAKES_VALUE = ["--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file"]
 TAKES_VALUE += ["--console-socket", "--preserve-fds"]
@@ -73,7 +74,12 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
     conf = os.path.join(pending, "criu.conf")
     with open(conf, "w") as file:
         file.write("\n".join(lines) + "\n")
-    spec.setdefault("annotations", {})["org.criu.config"] = conf
+    if os.path.exists(V2):
+        # Of the annotation CRIU 4.1 dies.
+        os.environ["CRIU_CONFIG_FILE"] = conf
+    else:
+        # What runc itself says of cgroup mounts gives way to nothing less.
+        spec.setdefault("annotations", {})["org.criu.config"] = conf
     temporary = path + ".phaul"
     with open(temporary, "w") as file:
         json.dump(spec, file)
@@ -92,7 +98,7 @@ def keep_sysctls(wanted: dict[str, str], path: str) -> None:
 
 def cgroup_lines(destination: str, cgroups_path: str) -> list[str]:
     """cgroup v1: runc would bind its own cgroup, not the container's, over the container's view."""
-    if os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+    if os.path.exists(V2):
         return []
     parts = cgroups_path.split(":")
     own = "%s/%s-%s.scope" % tuple(parts) if len(parts) == 3 else cgroups_path
@@ -125,7 +131,7 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
 
 def freezer(pid: int) -> tuple[str, bool]:
     """(directory of the task's freezer cgroup, whether it is v2)."""
-    v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
+    v2 = os.path.exists(V2)
     with open("/proc/%d/cgroup" % pid) as file:
         for line in file:
             number, controllers, path = line.rstrip("\n").split(":", 2)

@@ -7,8 +7,18 @@ import stat
 from pathlib import Path
 
 import pytest
-from hauling import RUNTIME_PATH, configure_engine, containers, refused, runtime_path, wait_for, without_runtime
+from hauling import (
+    RUNTIME_PATH,
+    configure_engine,
+    containers,
+    refused,
+    runtime_path,
+    stand_in,
+    wait_for,
+    without_runtime,
+)
 from lab import Host, Lab, workloads
+from lab.service import Service
 
 DAEMON_JSON = "/etc/docker/daemon.json"
 SCRATCH = "/tmp/scratch"
@@ -124,3 +134,13 @@ def test_a_runtime_of_that_name_at_another_place_is_replaced(host: Host) -> None
         host.run("p.haul-service", "setup")
         assert json.loads(host.path(DAEMON_JSON).read_text())["runtimes"] == {"phaul": {"path": RUNTIME_PATH}}
         assert runtime_path(host) == RUNTIME_PATH
+
+
+def test_what_is_too_old_is_said(host: Host, scratch: Path) -> None:
+    """By setup at its end, and by the service in its log when it starts."""
+    with stand_in(host, "/usr/sbin/criu", "#!/bin/sh\necho Version: 3.9\n"):
+        done = host.run("p.haul-service", "setup")
+        assert "Not yet: criu 3.9 on " in done.out
+        with Service(host) as service:
+            wait_for(lambda: "criu 3.9 on this host is too old" in service.log(), "the warning")
+    assert "Not yet" not in host.run("p.haul-service", "setup").out

@@ -284,21 +284,33 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     mounts = [{"source": str(tmp_path / name), "destination": f"/{name}"} for name in ("link", "real")]
     spec = {"mounts": mounts, "linux": {"sysctl": {"net.core.somaxconn": "99", "kernel.msgmax": "1"}}, "process": {}}
     (tmp_path / "config.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("PHAUL_SYSCTLS", "")
+    for name in ("PHAUL_SYSCTLS", "CRIU_CONFIG_FILE"):
+        monkeypatch.setenv(name, "")
     return tmp_path
 
 
 @pytest.mark.parametrize("connections", [True, False])
-def test_a_bundle_is_adapted(bundle: Path, connections: bool) -> None:
+@pytest.mark.parametrize("v2", [True, False])
+def test_a_bundle_is_adapted(bundle: Path, monkeypatch: pytest.MonkeyPatch, connections: bool, v2: bool) -> None:
+    monkeypatch.setattr(shim, "V2", str(bundle / ("real" if v2 else "none")))
     (bundle / "pending" / "restore.json").write_text(json.dumps({"connections": connections}))
     shim.adapt(str(bundle), str(bundle / "pending"))
     spec = json.loads((bundle / "config.json").read_text())
     assert [mount["source"] for mount in spec["mounts"]] == [str(bundle / "real")] * 2
-    configuration = Path(spec["annotations"]["org.criu.config"])
+    configuration = Path(os.environ["CRIU_CONFIG_FILE"] if v2 else spec["annotations"]["org.criu.config"])
     assert configuration.parent == bundle / "pending"
     lines = configuration.read_text().splitlines()
     assert lines[0] == f"action-script {shim.HOLD}"
     assert ("network-lock skip" in lines) is not connections
+
+
+@pytest.mark.parametrize(
+    ("seen", "refused"), [("26.1.5+dfsg1", False), ("25.0.3", True), ("28.5.2", False), ("", True)]
+)
+def test_engines_that_are_too_old(seen: str, refused: bool) -> None:
+    blockers = docker_checks.engine_blockers(seen, "this host")
+    assert [blocker.code for blocker in blockers] == ["engine-too-old"] * refused
+    assert all("26.1 or newer is needed" in blocker.sentence for blocker in blockers)
 
 
 def test_cgroup_v1_binds_the_containers_own(monkeypatch: pytest.MonkeyPatch) -> None:

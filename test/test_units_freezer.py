@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.waiting import until
 
 from phaul import docker_restore, docker_source, docker_target, freezer, p_haul_pid, tasks_seen
 from phaul.docker_api import NoSuch
@@ -59,6 +60,7 @@ def stranger() -> Iterator[subprocess.Popen[bytes]]:
 def freeze(found: freezer.Freezer) -> None:
     name, word = ("cgroup.freeze", "1") if found.v2 else ("freezer.state", "FROZEN")
     (found.path / name).write_text(word)
+    until(found.frozen, "the freezing")
 
 
 def test_a_container_is_ended_with_all_in_its_cgroup() -> None:
