@@ -6,11 +6,7 @@ import sys
 import threading
 import time
 from types import TracebackType
-from typing import Protocol, Self, TextIO
-
-from rich.console import Console
-from rich.live import Live as RichLive
-from rich.text import Text
+from typing import Any, Protocol, Self, TextIO
 
 from phaul.mstats import Stats, readable
 
@@ -67,21 +63,27 @@ class Live(Plain):
     """The same lines, and under them one that moves: phase, seconds, bytes, rate."""
 
     def __init__(self, stats: Stats, stream: TextIO) -> None:
+        # Imported where there is a terminal alone: it takes a good part of p.haul's start.
+        from rich.console import Console
+        from rich.live import Live as RichLive
+        from rich.text import Text
+
         super().__init__(stats, stream)
+        self._text = Text
         self._console = Console(file=stream, highlight=False)
         self._live = RichLive(console=self._console, get_renderable=self._line, refresh_per_second=10, transient=True)
         self._lock = threading.Lock()
 
     def say(self, sentence: str) -> None:
-        self._console.print(Text(sentence))
+        self._console.print(self._text(sentence))
 
-    def _line(self) -> Text:
+    def _line(self) -> Any:
         if not self._name:
-            return Text("")
+            return self._text("")
         seconds = time.monotonic() - self._since
         moved = self._stats.total - self._bytes
         rate = f"  {readable(moved)}  {readable(moved / seconds)}/s" if moved and seconds > 0 else ""
-        return Text(f"{self._name:<10} {seconds:7.1f} s{rate}", style="bold")
+        return self._text(f"{self._name:<10} {seconds:7.1f} s{rate}", style="bold")
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -25,6 +25,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("lab", ["vm"], indirect=True, scope="session")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow cases on whole machines come last, when all else is known."""
+    items.sort(key=lambda item: item.get_closest_marker("vm") is not None)
+
+
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab | vm.VmLab]:
     """Hosts a and b with dockerd and the busybox image."""

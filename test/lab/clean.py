@@ -41,7 +41,7 @@ class Baseline:
 
 @dataclass(frozen=True)
 class FarBaseline:
-    """The same of a host that must look at itself; `file` is where it has written it down."""
+    """The same of a host that must look at itself; `file` is where it has written it down, once for all tests."""
 
     host: Host
     file: str
@@ -66,7 +66,7 @@ def at_once(function: Callable[[Any], T], things: Sequence[Any], *, far: bool) -
 def baseline(host: Host) -> Baseline | FarBaseline:
     """Take note of what the host holds now."""
     if host.far:
-        return FarBaseline(host, host.ask("baseline"))
+        return FarBaseline(host, host.kept_baseline)
     return Baseline(
         host=host,
         containers=frozenset(containers(host)),

@@ -58,7 +58,6 @@ def baseline() -> str:
 def restore(file: str, kept: list[str]) -> None:
     saved = {**pickle.loads(Path(file).read_bytes()), "host": itself(kept)}
     clean.restore(clean.Baseline(**saved))
-    Path(file).unlink()
 
 
 FUNCTIONS = {"residue": look, "baseline": baseline, "restore": restore}

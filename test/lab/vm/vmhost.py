@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import socket
@@ -43,6 +44,11 @@ class VmHost(Host):
             "python3", "-m", "lab.vm.inside", what, json.dumps(facts), timeout=90, env={"PYTHONPATH": "/opt/lab"}
         )
         return json.loads(answer.out)
+
+    @functools.cached_property
+    def kept_baseline(self) -> str:
+        """Where the machine has written down what it holds; what each test leaves is removed, so once is enough."""
+        return str(self.ask("baseline"))
 
     @property
     def port(self) -> int:
