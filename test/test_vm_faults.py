@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
-from faults import Scene
-from hauling import haul, inspect, state, wait_for
+from faults import Scene, all_settled
+from hauling import haul, inspect, left, state, wait_for
 from lab import Host
+from lab.residue import residue
 from lab.service import Service
+from lab.spawning import PROJECT
 from lab.vm import VmLab, missing
 from lab.workloads import check_counter, counter, ticks, wait_ticks
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
+UNIT = "p.haul-service.service"
 AT_POINT = ("python3", "/opt/phaul/test/at_point.py")
 HALTED = "/run/halted"
 # Until the file is removed.
 HALT = f"run=touch {HALTED}; for n in $(seq 900); do [ -e {HALTED} ] || break; sleep 1; done"
+UNTIL_POWER_LOSS = f"run=touch {HALTED}; sleep 900"
 
 
 @pytest.fixture
@@ -93,26 +98,70 @@ def test_target_loses_power_before_the_commit(mortal: VmLab) -> None:
     check_counter(wait_ticks(a, "count", ticks(a, "count")[-1][0] + 20))
 
 
-def test_source_loses_power_after_the_release(mortal: VmLab) -> None:
-    """It runs on at the target; and when the source has power again, it does not run there as well."""
+# Where the haul is that is halted, and the restart policy of its container.
+HAULS = {
+    "early": ("state=frozen", "unless-stopped"),
+    "count": ("state=committed", "always"),
+    "late": ("phase=finish", "always"),
+}
+
+
+def test_source_loses_power(mortal: VmLab) -> None:
+    """With a haul before COMMIT, one between COMMIT and release, and one that was released.
+
+    Each container runs once in the end: started again at the source, where its policy says so, or at the target.
+    """
     a, b = mortal.hosts
-    counter(a, "count", "--restart", "always")
-    last = ticks(a, "count")[-1][0]
-    with Service(b):
-        under_way = a.popen(*AT_POINT, "phase=finish", HALT, "--", "p.haul", "docker", "count", b.ip)
-        try:
-            wait_for(lambda: halted(a), "the release")
-            mortal.power_cycle("a")
-        finally:
-            under_way.kill()
-            under_way.wait()
-        check_counter(wait_ticks(b, "count", last + 20))
-        wait_for(lambda: state(b, "count") == "running", "its running at b")
+    install_unit(a)
+    for name, (_, policy) in HAULS.items():
+        counter(a, name, "--restart", policy)
+    rest = residue(b)
+    with Service(b), halted_hauls(a, b):
+        wait_for(lambda: state(b, "late") == "running", "its running at b")
+        mortal.power_cycle("a")
+        wait_for(lambda: (state(b, "early"), state(b, "count")) == ("", ""), "b's giving up what it held")
         a.start_dockerd()
-        assert state(a, "count") == "exited"
-        assert inspect(a, "count")["HostConfig"]["RestartPolicy"]["Name"] == "no"
-        said = haul(a, "--resolve", "count", check=False)
-        assert "Traceback" not in said.err
-    assert (state(a, "count"), state(b, "count")) == ("exited", "running")
-    assert inspect(b, "count")["HostConfig"]["RestartPolicy"]["Name"] in ("always", "no")
-    check_counter(wait_ticks(b, "count", ticks(b, "count")[-1][0] + 20))
+        wait_for(lambda: (state(a, "early"), state(a, "count")) == ("running", "exited"), "a's settling early")
+        assert (state(a, "late"), policy_of(a, "late"), policy_of(a, "count")) == ("exited", "no", "no")
+        said = {name: haul(a, "--resolve", name) for name in ("count", "late")}
+        assert said["count"].out.startswith("count was given up by 10.79.0.2: it ended here when"), said
+        assert said["late"].out.startswith("late runs on 10.79.0.2."), said
+        assert [state(a, name) for name in HAULS] == ["running", "running", "exited"]
+        assert [state(b, name) for name in HAULS] == ["", "", "running"]
+        for name in ("early", "count"):
+            assert policy_of(a, name) == HAULS[name][1]
+            wait_ticks(a, name, ticks(a, name)[-1][0] + 5)
+        check_counter(wait_ticks(b, "late", ticks(b, "late")[-1][0] + 20))
+        wait_for(lambda: policy_of(b, "late") == "always", "b's settling late")
+    for host in mortal.hosts:
+        assert all_settled(host)
+        assert host.run("sh", "-c", LEFT).out == ""
+    b.docker("rm", "-f", "late")
+    assert not left(b, rest, timeout=60)
+
+
+LEFT = "ls /var/lib/phaul/work /run/phaul/restore | grep -v '^$\\|:'; grep -r Traceback /var/log/phaul; true"
+
+
+def install_unit(host: Host) -> None:
+    """P.Haul's service, started with the machine."""
+    host.put(f"/usr/local/lib/systemd/system/{UNIT}", (PROJECT / "phaul" / UNIT).read_bytes())
+    host.run("systemctl", "enable", UNIT)
+
+
+@contextlib.contextmanager
+def halted_hauls(source: Host, target: Host) -> Iterator[None]:
+    """Each of HAULS under way, and come to its halt."""
+    with contextlib.ExitStack() as under_way:
+        for name, (point, _) in HAULS.items():
+            command = (*AT_POINT, point, UNTIL_POWER_LOSS, "--", "p.haul", "docker", name, target.ip)
+            process = under_way.enter_context(source.popen(*command))
+            under_way.callback(process.kill)
+            wait_for(lambda: halted(source), f"the haul of {name}'s coming to {point}")
+            source.run("rm", HALTED)
+        source.run("sync")
+        yield
+
+
+def policy_of(host: Host, name: str) -> str:
+    return str(inspect(host, name)["HostConfig"]["RestartPolicy"]["Name"])
