@@ -21,6 +21,14 @@ PLACE = f"/usr/local/lib/systemd/system/{UNIT}"
 HALTED = "/run/halted"
 # Where the haul is when the unit is killed: a line for each point of the target's work.
 POINTS = ("before=phaul.fs_haul:receive", "state=held")
+# Whether system calls are filtered (2, twice) and CAP_SYS_TIME is withheld (0), and what it sees of the host.
+IN_SANDBOX = f"""
+pid=$(systemctl show --value --property=MainPID {UNIT})
+bounds=$(sed -n 's/^CapBnd:\\s*/0x/p' /proc/$pid/status)
+echo $(($(sed -n 's/^Seccomp:\\s*//p' /proc/$pid/status) * 2 + (bounds >> 25 & 1)))
+nsenter -t $pid -m ls /usr/lib/modules/$(uname -r) >/dev/null 2>&1 && echo seen || echo denied
+nsenter -t $pid -m head -c 1 /dev/kmsg >/dev/null 2>&1 && echo seen || echo denied
+"""
 
 
 def shown(host: Host, what: str) -> str:
@@ -45,19 +53,23 @@ def unit(paired: VmLab, clean_lab: VmLab) -> Iterator[VmLab]:
         yield paired
     finally:
         b.run("systemctl", "stop", UNIT, check=False, timeout=120)
-        b.run("sh", "-c", f"rm -rf {PLACE} /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload")
+        paired.host("a").run("rm", "-rf", "/srv/bound")
+        b.run("sh", "-c", f"rm -rf /srv/bound {PLACE} /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload")
 
 
 def test_a_haul_to_the_unit(unit: VmLab) -> None:
     a, b = unit.hosts
     assert b.run("systemd-analyze", "verify", PLACE).err == ""
-    old = counter(a, "count", "-v", "data:/data", "--restart", "always")
-    a.docker("exec", "count", "sh", "-c", "echo kept >/data/file; chown 7:8 /data/file; chmod 4755 /data/file")
+    old = counter(a, "count", "-v", "data:/data", "-v", "/srv/bound:/bound", "--restart", "always")
+    files = "for f in /data/file /bound/file; do echo kept >$f; chown 7:8 $f; chmod 4755 $f; done"
+    a.docker("exec", "count", "sh", "-c", files)
     last = ticks(a, "count")[-1][0]
-    haul(a, "docker", "count", b.ip)
+    haul(a, "docker", "count", b.ip, "--copy-binds")
     check_counter(wait_ticks(b, "count", last + 20))
     assert inspect(b, "count")["Id"] != old
-    assert b.docker("exec", "count", "stat", "-c", "%a %u %g", "/data/file") == "4755 7 8"
+    stats = b.docker("exec", "count", "stat", "-c", "%a %u %g", "/data/file", "/bound/file")
+    assert stats.splitlines() == ["4755 7 8"] * 2
+    assert b.run("sh", "-c", IN_SANDBOX).out.split() == ["4", "denied", "denied"]
     # What the engine started for it is no part of the unit: stopping that leaves the container alone.
     b.run("systemctl", "stop", UNIT, timeout=120)
     assert shown(b, "Result") == "success"
