@@ -25,11 +25,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from phaul.errors import NotTrusted, UsageError
 from phaul.places import ETC, private_dir
 
@@ -174,18 +169,29 @@ def _pinned(path: Path) -> str:
 
 def _must_be_certificate(pem: str, what: str) -> None:
     try:
-        x509.load_der_x509_certificate(der_of(pem))
-    except ValueError as exc:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=der_of(pem))
+    except (ValueError, ssl.SSLError) as exc:
         raise NotTrusted(f"{what} is not a certificate.", code="bad-certificate") from exc
 
 
+# cryptography is imported where a key is made alone: it takes a good part of p.haul's start.
+
+
 def _new_key() -> bytes:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def _self_signed(key_pem: bytes) -> bytes:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = serialization.load_pem_private_key(key_pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     # OpenSSL looks trusted certificates up by subject: a unique one keeps that exact.
