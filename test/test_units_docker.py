@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from phaul import docker_checks, docker_config, docker_image, docker_rootfs, shim
-from phaul.docker_api import NoSuch
+from phaul import docker_checks, docker_config, docker_image, docker_rootfs, shim, tasks_seen
+from phaul.docker_api import Engine, NoSuch
 
 ID = "f" * 64
 INSPECT: dict[str, Any] = {
@@ -302,6 +302,27 @@ def test_a_bundle_is_adapted(bundle: Path, monkeypatch: pytest.MonkeyPatch, conn
     lines = configuration.read_text().splitlines()
     assert lines[0] == f"action-script {shim.HOLD}"
     assert ("network-lock skip" in lines) is not connections
+
+
+@pytest.mark.parametrize(
+    ("policy", "boot", "running", "starts"),
+    [
+        ("always", "earlier", False, True),
+        ("on-failure", "earlier", False, True),
+        ("unless-stopped", "earlier", True, False),
+        ("always", "", False, False),
+        ("no", "earlier", False, False),
+        ("", "earlier", False, False),
+    ],
+)
+def test_only_what_ended_with_the_power_is_started_again(
+    monkeypatch: pytest.MonkeyPatch, policy: str, boot: str, running: bool, starts: bool
+) -> None:
+    started: list[str] = []
+    monkeypatch.setattr(Engine, "inspect", lambda *_: {"State": {"Running": running}})
+    monkeypatch.setattr(Engine, "start", lambda _, container: started.append(container))
+    Engine().start_after_boot("web", {"Name": policy}, boot or tasks_seen.boot_id())
+    assert started == ["web"] * starts
 
 
 @pytest.mark.parametrize(
