@@ -236,12 +236,13 @@ def _undo_pause(args: Json) -> None:
     try:
         if engine.inspect(args["container"])["State"]["Paused"]:
             engine.unpause(args["container"])
-        engine.start_after_boot(args["container"], args["policy"], args["boot"])
     except NoSuch:
         return
     except PhaulError:
         LOG.warning("The engine does not answer: thawing %s by its cgroup.", args["container"][:12])
         freezer.of_container(int(args["pid"]), args["container"]).thaw()
+        return
+    engine.start_after_boot(args["container"], args["policy"], args["boot"])
 
 
 UNDO = {"restart-policy": _undo_restart_policy, "pause": _undo_pause}
