@@ -3,6 +3,8 @@
 busybox          every applet, and /bin/ticker; runs sh
 busybox-layered  the same on top of two layers more, 1 MiB of incompressible bytes in one of them
 memhog           /bin/memhog on top of busybox's layer
+shifter          /bin/shifter on top of it
+workload         /bin/workload, what the benchmark hauls, on top of the same
 apps             Debian's redis-server, memcached, node, python3 with their libraries
 services         Debian's nginx, postgres with pgbench and amcheck, redis-server
 """
@@ -92,6 +94,14 @@ def memhog_layer() -> Path:
     return layer_of_files("memhog", {"bin/memhog": program("memhog")}, {})
 
 
+def shifter_layer() -> Path:
+    return layer_of_files("shifter", {"bin/shifter": program("shifter")}, {})
+
+
+def workload_layer() -> Path:
+    return layer_of_files("workload", {"bin/workload": program("workload")}, {})
+
+
 def noise_layer() -> Path:
     """1 MiB that no compression makes smaller, the same each time."""
     noise = b"".join(hashlib.sha256(number.to_bytes(4, "big")).digest() for number in range(1 << 15))
@@ -120,6 +130,8 @@ IMAGES: dict[str, tuple[tuple[Callable[[], Path], ...], tuple[str, ...]]] = {
     "busybox": ((busybox_layer,), ("sh",)),
     "busybox-layered": ((busybox_layer, noise_layer, note_layer), ("sh",)),
     "memhog": ((busybox_layer, memhog_layer), ("memhog", "16")),
+    "shifter": ((busybox_layer, shifter_layer), ("shifter", "16")),
+    "workload": ((busybox_layer, workload_layer), ("sh",)),
     "apps": ((apps_layer,), ("bash",)),
     "services": ((services_layer,), ("bash",)),
 }

@@ -36,16 +36,25 @@ class Lab:
     slowness: ClassVar[float] = 1.0
 
     @classmethod
-    def up(cls, instance: str, hosts: Sequence[str] = ("a", "b"), *, docker: bool = True, owned: bool = True) -> Lab:
+    def up(
+        cls,
+        instance: str,
+        hosts: Sequence[str] = ("a", "b"),
+        *,
+        docker: bool = True,
+        owned: bool = True,
+        packages: Sequence[str] = (),
+    ) -> Lab:
         """Bring an instance up. Raises LabError if that fails or there is one of that name.
 
         An owned one belongs to this process: once that is dead, others may remove the instance.
+        `packages` are Debian's that the hosts have besides those that all have.
         """
         check_names(instance, hosts)
         sweep()
         claim(instance, owner=os.getpid() if owned else 0)
         try:
-            lab = cls._spawn(instance, hosts)
+            lab = cls._spawn(instance, hosts, packages)
             if docker:
                 lab.start_docker()
         except BaseException:
@@ -54,14 +63,14 @@ class Lab:
         return lab
 
     @classmethod
-    def _spawn(cls, instance: str, names: Sequence[str]) -> Lab:
+    def _spawn(cls, instance: str, names: Sequence[str], packages: Sequence[str]) -> Lab:
         if int(PIPE_MAX.read_text()) < PIPE_BYTES:
             PIPE_MAX.write_text(str(PIPE_BYTES))
         hub = spawning.switch(instance, STATE / instance)
         switch.start(hub)
         hosts = []
         for number, name in enumerate(names, start=1):
-            pid = spawning.host(instance, name, STATE / instance)
+            pid = spawning.host(instance, name, STATE / instance, packages)
             address = f"{switch.subnet(instance)}.{number}"
             switch.plug(hub, pid, name, address)
             hosts.append(Host(name=name, ip=address, pid=pid, cgroups=cgroups.entrances(f"{instance}.{name}")))

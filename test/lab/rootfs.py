@@ -24,10 +24,11 @@ OPTIONS = ('--aptopt=Acquire::Check-Valid-Until "false"', "--quiet")
 CLEAN = '--customize-hook=rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/*.bin'
 
 
-def host_root() -> Path:
-    """The directory that is every host's lower layer."""
-    name = f"root-{cache.key(SUITE, *HOST_PACKAGES, *OPTIONS, CLEAN)}"
-    return cache.made(name, lambda target: bootstrap(target, HOST_PACKAGES, variant="minbase"))
+def host_root(extra: Sequence[str] = ()) -> Path:
+    """The directory that is every host's lower layer; another one for hosts that have more packages."""
+    packages = (*HOST_PACKAGES, *extra)
+    name = f"root-{cache.key(SUITE, *packages, *OPTIONS, CLEAN)}"
+    return cache.made(name, lambda target: bootstrap(target, packages, variant="minbase"))
 
 
 def bootstrap(target: Path, packages: Sequence[str], *, variant: str, extra: Sequence[str] = ()) -> None:

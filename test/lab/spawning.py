@@ -28,14 +28,14 @@ def switch(instance: str, state: Path) -> int:
     return spawn(f"{instance}.{SWITCH}", argv, state / f"{SWITCH}.log").pid
 
 
-def host(instance: str, name: str, state: Path) -> int:
-    """Start a host's first process; its pid once its root is laid out."""
+def host(instance: str, name: str, state: Path, packages: Sequence[str] = ()) -> int:
+    """Start a host's first process; its pid once its root is laid out. `packages` are more than hosts have."""
     work = state / name
     work.mkdir()
     (state / "shared").mkdir(exist_ok=True)
     pycache = cache.CACHE / "pycache" / cache.key(str(PROJECT))
     pycache.mkdir(parents=True, exist_ok=True)
-    layout = [rootfs.host_root(), work, PROJECT, tools.directory(), pycache, name]
+    layout = [rootfs.host_root(packages), work, PROJECT, tools.directory(), pycache, name]
     mounts = [hierarchy.spec for hierarchy in cgroups.hierarchies()]
     script = [tools.GUEST / "host.sh", *layout, *mounts]
     argv = ["unshare", *NAMESPACES, "--fork", "--kill-child", "sh", *map(str, script)]

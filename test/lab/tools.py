@@ -7,8 +7,8 @@ from pathlib import Path
 from . import cache
 
 GUEST = Path(__file__).resolve().parent / "guest"
-PROGRAMS = ("enter", "init", "ticker", "memhog")
-COMPILE = ("gcc", "-O2", "-Wall", "-static")
+PROGRAMS = ("enter", "init", "ticker", "memhog", "shifter", "workload", "share", "delay")
+COMPILE = ("gcc", "-O2", "-Wall", "-static", "-pthread")
 
 
 def directory() -> Path:

@@ -31,6 +31,14 @@ def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0)
     return container
 
 
+def shifter(host: Host, name: str, *docker_args: str, mib: int) -> str:
+    """Start a container with so much memory whose mappings change all the time; its id."""
+    images.load(host, "shifter")
+    container = host.docker("run", "-d", "--name", name, *docker_args, "shifter", "shifter", str(mib))
+    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
+    return container
+
+
 def file_in(host: Host, name: str, path: str) -> bytes:
     """A file of a container, which may be running, frozen or ended."""
     with tarfile.open(fileobj=io.BytesIO(host.engine.archive(name, path))) as tar:
@@ -78,7 +86,7 @@ def check_counter(seen: Ticks) -> None:
 
 
 def check_memory(host: Host, name: str) -> int:
-    """How often a memhog has found all of its memory right. Raises AssertionError if it ever found some wrong."""
+    """How often a memhog or shifter found all of its memory right. Raises AssertionError if it ever did not."""
     found = lines(host, name)
     wrong = [words for words in found if words[2] != "ok"]
     assert not wrong, f"{name} found its memory changed at line {wrong[0][0]}"

@@ -1,0 +1,1 @@
+"""Measuring hauls beside what else moves containers."""
