@@ -13,9 +13,20 @@ from phaul.display import display
 from phaul.errors import PhaulError, UsageError
 from phaul.iters import Haul, summary
 from phaul.mstats import Stats
+from phaul.pace import Pace, rate_of
 
 PORT = 12345
 PAIRING_PORT = 12346
+
+MODES = {
+    "auto": "released when all memory is there, or --max-downtime is over",
+    "precopy": "as auto; memory goes in rounds while it runs, where the kernel tells what has changed",
+    "stopcopy": "released when all memory is there",
+    "postcopy": "released at once, memory follows",
+}
+MAX_DOWNTIME = (
+    "release it so many ms after the freeze at the latest, though it depends on this host then until the rest is there"
+)
 
 STATUSES = """\
 exit status:
@@ -46,6 +57,22 @@ def port_number(text: str) -> int:
     """A TCP port, for argparse."""
     if not (text.isdecimal() and len(text) <= 5 and 0 < int(text) < 1 << 16):
         raise argparse.ArgumentTypeError(f"{text!r} is no port (1 to 65535)")
+    return int(text)
+
+
+def milliseconds(text: str) -> int:
+    """A time, for argparse."""
+    return _positive(text, "milliseconds")
+
+
+def seconds(text: str) -> int:
+    """A time, for argparse."""
+    return _positive(text, "seconds")
+
+
+def _positive(text: str, what: str) -> int:
+    if not (text.isdecimal() and len(text) <= 9 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}, 1 or more")
     return int(text)
 
 
@@ -86,6 +113,20 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
     sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
+    sub.add_argument(
+        "--mode", choices=tuple(MODES), default="auto", help="; ".join(f"{k}: {v}" for k, v in MODES.items())
+    )
+    sub.add_argument("--max-downtime", type=milliseconds, metavar="MS", help=MAX_DOWNTIME)
+    sub.add_argument(
+        "--postcopy-timeout",
+        type=seconds,
+        default=60,
+        metavar="S",
+        help="in post-copy: how long to try again when the target cannot be reached (default 60)",
+    )
+    sub.add_argument(
+        "--bandwidth", type=rate_of, default=0, metavar="LIMIT", help="bytes a second to send at most: 500k, 20M, 1G"
+    )
     sub.add_argument("--skip-cpu-check", action="store_true", help="do not compare the CPUs' features")
     sub.add_argument("--skip-criu-check", action="store_true", help="do not insist on a CRIU new enough for the kernel")
     sub.add_argument("--force", action="store_true", help="the same as --skip-cpu-check --skip-criu-check")
@@ -145,7 +186,7 @@ def _haul(options: argparse.Namespace) -> int:
     driver = htype.load(options.command)
     source = driver.source(options.subject, options)
     reach = targets.reach(options.target, port=options.port)
-    stats = Stats()
+    stats = Stats(pace=Pace(options.bandwidth))
     try:
         with display(stats) as show:
             haul = Haul(driver, source, reach, options, stats, show)

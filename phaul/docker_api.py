@@ -62,6 +62,11 @@ class Engine:
         return cast(Json, self.api.info())
 
     @_told
+    def ping(self) -> None:
+        """Quick on a connection that is there already."""
+        self.api.ping()
+
+    @_told
     def version(self) -> Json:
         return cast(Json, self.api.version())
 

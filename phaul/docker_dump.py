@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from phaul import criu_images, criu_log
+from phaul import criu_images, criu_log, docker_lazy
 from phaul.errors import HaulFailed
+from phaul.private_net import PrivateNet
 from phaul.run import Done, run
 
 ENGINE_RUN = Path("/run/docker")
@@ -30,32 +31,40 @@ def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
     return ["--manage-cgroups-mode", "ignore"] if runc >= IGNORES_CGROUPS else []
 
 
-def dump(container: str, *, images: Path, work: Path, connections: bool, runc: tuple[int, ...]) -> None:
-    """Write the images; the tasks stay as they are, frozen. Raises HaulFailed (dump) with CRIU's deciding line.
+def dump(
+    container: str,
+    *,
+    images: Path,
+    work: Path,
+    connections: bool,
+    runc: tuple[int, ...],
+    lazily_in: PrivateNet | None,
+) -> None:
+    """Write the images, without memory where a network namespace for that is given; the tasks stay frozen.
 
-    `runc` is its version.
-
-    CRIU reads its own configuration from the file that CRIU_CONFIG_FILE names: runc has no switch
-    for large deleted files, nor for leaving the network alone where there is nothing to lock.
+    `runc` is its version. Raises HaulFailed (dump) with CRIU's deciding line.
     """
-    configuration = work / "criu.conf"
-    configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
+    argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
     # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
     ignore = cgroup_switches(runc)
-    switches = ["--file-locks", "--tcp-established", *ignore]
-    argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
-    argv += ["--image-path", images]
-    done = run(
-        [*argv, "--work-path", work, *switches, container],
-        timeout=DUMP_SECONDS,
-        check=False,
-        env={"CRIU_CONFIG_FILE": str(configuration)},
-    )
+    argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *ignore]
+    env = {"CRIU_CONFIG_FILE": str(_configuration(work, connections=connections))}
+    if lazily_in:
+        done = lazily_in.call(docker_lazy.dump, argv, container, env=env, timeout=DUMP_SECONDS)
+    else:
+        done = run([*argv, container], timeout=DUMP_SECONDS, check=False, env=env)
     if done.code:
         raise HaulFailed(_why(done, work / "dump.log"), code="dump", detail=done.err)
     criu_images.mend(images, work / "dump.log")
     if not ignore:
         criu_images.leave_cgroups(images)
+
+
+def _configuration(work: Path, *, connections: bool) -> Path:
+    """CRIU reads this file too: runc has no switch for large deleted files, nor for leaving the network alone."""
+    configuration = work / "criu.conf"
+    configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
+    return configuration
 
 
 def _why(done: Done, log: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import shutil
@@ -19,6 +20,8 @@ from phaul import criu_log, docker_dump, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
+LOG = logging.getLogger("phaul.docker")
+HELD_MARKS = 4  # the runtime's marks until it holds the tasks
 SWITCHES = ["--file-locks", "--tcp-established"]
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
@@ -29,13 +32,13 @@ def pending_dir(container: str) -> Path:
     return places.RESTORE / container
 
 
-def announce(container: str, *, images: Path, work: Path, connections: bool, runc: tuple[int, ...]) -> Path:
+def announce(container: str, *, images: Path, work: Path, connections: bool, lazy: bool, runc: tuple[int, ...]) -> Path:
     """Tell the runtime to restore the container when the engine creates it; the shared directory."""
     pending = places.private_dir(pending_dir(container))
     places.private_dir(work)
     os.mkfifo(pending / "events", 0o600)
     # The images name no cgroups: the tasks stay in that which the runtime makes for the new container.
-    switches = [*SWITCHES, *docker_dump.cgroup_switches(runc)]
+    switches = [*SWITCHES, *docker_dump.cgroup_switches(runc), *(["--lazy-pages"] if lazy else [])]
     document = {"images": str(images), "work": str(work), "switches": switches, "connections": connections}
     (pending / "restore.json").write_text(json.dumps(document))
     return pending
@@ -58,6 +61,7 @@ class Starting:
         try:
             self._thread.start()
             ready, _, _ = select.select([events, self._ended], [], [], RESTORE_SECONDS)
+            log_marks(self.container)
             if events not in ready:
                 raise self._failure(pending)
         finally:
@@ -79,6 +83,13 @@ class Starting:
         words = line or (self.error.sentence if self.error else "") or "no reason was given in time"
         detail = self.error.sentence if self.error else ""
         return HaulFailed(f"CRIU could not restore the container: {words}", code="restore", detail=detail)
+
+
+def log_marks(container: str, *, skip: int = 0) -> None:
+    """What the runtime wrote down of when it did what, but for the first `skip` lines of it."""
+    with contextlib.suppress(OSError):
+        for line in (pending_dir(container) / "times").read_text().splitlines()[skip:]:
+            LOG.debug("mark: %s", line)
 
 
 def say(container: str, word: str) -> None:
@@ -108,11 +119,11 @@ def discard(container: str) -> None:
     with contextlib.suppress(HaulFailed):
         say(container, "discard")
     if first:
-        _end_tasks(first, container)
+        end_tasks(first, container)
     shutil.rmtree(pending, ignore_errors=True)
 
 
-def _end_tasks(first: int, container: str) -> None:
+def end_tasks(first: int, container: str) -> None:
     if not freezer.end(first, container, timeout=EXIT_SECONDS):
         raise PhaulError(f"Process {first} of the restored container does not end.", code="not-ended")
 
@@ -120,10 +131,3 @@ def _end_tasks(first: int, container: str) -> None:
 def forget(container: str) -> None:
     """The container runs: the shared directory goes."""
     shutil.rmtree(pending_dir(container), ignore_errors=True)
-
-
-def engine_alive() -> bool:
-    with contextlib.suppress(PhaulError):
-        Engine(timeout=10).version()
-        return True
-    return False

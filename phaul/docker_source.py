@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from phaul import (
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
-from phaul.htype import Dumped, Tree
+from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
+from phaul.private_net import PrivateNet
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
 EXIT_SECONDS = 30
+STOP_SECONDS = 5
 PROBE_SECONDS = 30
 PROBE_PAUSE_SECONDS = 0.02
 
@@ -134,8 +137,31 @@ class DockerSource:
         left_out = set(document["content"]["layers"]) - set(lacks)
         return docker_image.without_layers(self.engine.save(document["id"]), left_out)
 
-    def freeze(self, journal: Journal) -> None:
+    @property
+    def able(self) -> Capabilities:
+        return Capabilities(post_copy=not docker_checks.shares_host_network(self.inspect))
+
+    @contextlib.contextmanager
+    def brief_stops(self, journal: Journal) -> Iterator[Callable[[Callable[[], None]], None]]:
+        """By the cgroup: the engine need not know, and it is sooner done."""
+        pid = int(self.inspect["State"]["Pid"])
+        journal.note(container=self.id, pid=pid)
+        number = journal.push("thaw", container=self.id, pid=pid)
+
+        def stopped(act: Callable[[], None]) -> None:
+            cgroup = freezer.of_container(pid, self.id)
+            try:
+                cgroup.freeze(timeout=STOP_SECONDS)
+                act()
+            finally:
+                cgroup.thaw()
+
+        yield stopped
+        journal.forget(number)
+
+    def freeze(self, journal: Journal, *, lazy: bool) -> None:
         """The engine must not start it again when its copy here ends: the restart policy goes first."""
+        self.network = PrivateNet() if lazy else None
         pid = int(self.inspect["State"]["Pid"])
         remove, rm = bool(self.options.remove_source), bool(self.inspect["HostConfig"]["AutoRemove"])
         journal.note(container=self.id, name=self.name, pid=pid, remove=remove, rm=rm)
@@ -176,18 +202,33 @@ class DockerSource:
         pids = self._pids()
         return any(tasks_seen.waits_in_vfork(pid) for pid in pids)
 
-    def dump(self, images: Path, logs: Path) -> Dumped:
+    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
         pid = int(self.inspect["State"]["Pid"])
         host_network = docker_checks.shares_host_network(self.inspect)
         connections = bool(tasks_seen.connections(pid).inside) or host_network
         work = images.parent
         try:
-            docker_dump.dump(self.id, images=images, work=work, connections=connections, runc=self.runc)
+            docker_dump.dump(
+                self.id,
+                images=images,
+                work=work,
+                connections=connections,
+                runc=self.runc,
+                lazily_in=self.network,
+            )
         finally:
             _keep_log(work / "dump.log", logs)
         pids = freezer.of(pid).pids()
+        LOG.debug("dumped")
         ordered = [pid, *(other for other in pids if other != pid)]
-        return Dumped({"connections": connections}, tasks_seen.expectation(ordered))
+        return Dumped({"connections": connections, "lazy": lazy}, tasks_seen.expectation(ordered))
+
+    @staticmethod
+    def tasks(facts: Json) -> dict[int, int]:
+        return {
+            tasks_seen.inner_pid(pid): pid
+            for pid in freezer.of_container(int(facts["pid"]), str(facts["container"])).pids()
+        }
 
     @staticmethod
     def finish(facts: Json) -> list[str]:
@@ -217,7 +258,7 @@ class DockerSource:
 
 def _keep_log(log: Path, logs: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
-        (logs / log.name).write_bytes(log.read_bytes())
+        shutil.copy2(log, logs)  # its date tells when CRIU ended
 
 
 def _kind(path: Path) -> str:
@@ -245,4 +286,9 @@ def _undo_pause(args: Json) -> None:
     engine.start_after_boot(args["container"], args["policy"], args["boot"])
 
 
-UNDO = {"restart-policy": _undo_restart_policy, "pause": _undo_pause}
+def _undo_thaw(args: Json) -> None:
+    with contextlib.suppress(HaulFailed):
+        freezer.of_container(int(args["pid"]), str(args["container"])).thaw()
+
+
+UNDO = {"thaw": _undo_thaw, "restart-policy": _undo_restart_policy, "pause": _undo_pause}

@@ -12,12 +12,14 @@ from typing import Any
 
 from phaul import docker_config, docker_image, docker_restore, docker_rootfs, docker_target_checks, freezer, host_facts
 from phaul.docker_api import Engine, NoSuch
-from phaul.errors import Blocker, HaulFailed
+from phaul.errors import Blocker, HaulFailed, PhaulError
+from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
 START_SECONDS = 60
+PULSE_SECONDS = 10
 
 
 class DockerTarget:
@@ -25,6 +27,7 @@ class DockerTarget:
 
     def __init__(self, wanted: Json, journal: Journal) -> None:
         self.engine = Engine(timeout=600)
+        self.pulse = Engine(timeout=PULSE_SECONDS)
         self.wanted = wanted
         self.inspect: Json = wanted["inspect"]
         self.journal = journal
@@ -52,6 +55,7 @@ class DockerTarget:
             for source, kind in self.wanted["binds"].items():
                 self._make_bind(Path(source), kind)
         self._create()
+        self.pulse.ping()
         return self._trees()
 
     def _tag_image(self) -> None:
@@ -121,9 +125,11 @@ class DockerTarget:
         # By its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
         self.journal.push("container", name=self.container)
         self.journal.push("restore", container=self.container)
-        work = images.parent / "restore-work"
-        connections = bool(options["connections"])
-        docker_restore.announce(self.container, images=images, work=work, connections=connections, runc=self.runc)
+        work = images.parent / RESTORE_WORK
+        connections, lazy = bool(options["connections"]), bool(options["lazy"])
+        docker_restore.announce(
+            self.container, images=images, work=work, connections=connections, lazy=lazy, runc=self.runc
+        )
         self.engine.rename(self.container, self.wanted["name"])
         self.starting = docker_restore.Starting(self.container)
         try:
@@ -131,7 +137,7 @@ class DockerTarget:
             self.journal.note(first=self.first)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                shutil.copy(work / "restore.log", logs / "restore.log")
+                shutil.copy2(work / "restore.log", logs / "restore.log")
         return self.container
 
     def pids(self) -> list[int]:
@@ -139,8 +145,10 @@ class DockerTarget:
         return [self.first, *(pid for pid in every if pid != self.first)]
 
     def ready(self) -> None:
-        if not docker_restore.engine_alive():
-            raise HaulFailed("The target's engine died while it held the container.", code="not-held")
+        try:
+            self.pulse.ping()
+        except PhaulError:
+            raise HaulFailed("The target's engine died while it held the container.", code="not-held") from None
         docker_restore.say(self.container, "ready")
         if not freezer.of(self.first).frozen():
             raise HaulFailed("The restored tasks are not held any more.", code="not-held")
@@ -152,26 +160,37 @@ class DockerTarget:
             return
         try:
             docker_restore.say(container, "release")
+            docker_restore.log_marks(container, skip=docker_restore.HELD_MARKS)
         except HaulFailed as error:
             LOG.warning("%s Thawing %s by its cgroup.", error.sentence, container[:12])
             freezer.of_container(int(facts["first"]), container).thaw()
 
     @staticmethod
+    def kill(facts: Json) -> None:
+        docker_restore.end_tasks(int(facts["first"]), str(facts["container"]))
+        docker_restore.forget(str(facts["container"]))
+
+    @staticmethod
     def settle(facts: Json) -> None:
         container = str(facts["container"])
-        engine = Engine(timeout=START_SECONDS)
-        engine.inspect(container)
-        if facts["policy"]["Name"] not in ("", "no"):
-            engine.set_restart_policy(container, facts["policy"])
-        try:
-            engine.start_after_boot(container, facts["policy"], facts["boot"])
-        except HaulFailed as error:
-            LOG.error("%s came here, but could not be started after the boot: %s", facts["name"], error.sentence)
+        # Somebody may have removed it by now.
+        with contextlib.suppress(NoSuch):
+            _settle(Engine(timeout=START_SECONDS), container, facts)
         docker_restore.forget(container)
 
     @staticmethod
     def undo(kind: str, args: Json) -> None:
         UNDO[kind](args)
+
+
+def _settle(engine: Engine, container: str, facts: Json) -> None:
+    engine.inspect(container)
+    if facts["policy"]["Name"] not in ("", "no"):
+        engine.set_restart_policy(container, facts["policy"])
+    try:
+        engine.start_after_boot(container, facts["policy"], facts["boot"])
+    except HaulFailed as error:
+        LOG.error("%s came here, but could not be started after the boot: %s", facts["name"], error.sentence)
 
 
 def _undo_container(args: Json) -> None:

@@ -7,6 +7,7 @@ the kernel's Documentation/admin-guide/cgroup-v1/freezer-subsystem.rst and cgrou
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from phaul.errors import HaulFailed
 
+TICK_MS = 1
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -45,13 +47,30 @@ class Freezer:
             return "frozen 1" in (self.path / "cgroup.events").read_text()
         return (self.path / "freezer.state").read_text().strip() == "FROZEN"
 
+    def freeze(self, *, timeout: float) -> None:
+        """Stop all tasks. Raises HaulFailed (not-frozen) where that takes longer than `timeout` seconds."""
+        (self.path / ("cgroup.freeze" if self.v2 else "freezer.state")).write_text("1" if self.v2 else "FROZEN")
+        until = deadline(timeout)
+        with (self.path / ("cgroup.events" if self.v2 else "freezer.state")).open() as state:
+            poll = select.poll()
+            # cgroup v2 reports a change; v1 is read again until it has come to it, which is its own affair.
+            poll.register(state, select.POLLPRI)
+            while not self.frozen():
+                if deadline(0) > until:
+                    raise HaulFailed(f"The tasks of {self.path.name} do not stand still.", code="not-frozen")
+                poll.poll(TICK_MS)
+
     def thaw(self) -> None:
         """Let the tasks run; a cgroup that is gone is thawed."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if self.v2:
                 (self.path / "cgroup.freeze").write_text("0")
             else:
                 (self.path / "freezer.state").write_text("THAWED")
+        except OSError as error:
+            # ENODEV: it went between the opening and the writing.
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
 
     def kill(self) -> None:
         """SIGKILL every task, then thaw: none comes back to user space."""

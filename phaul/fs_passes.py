@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from phaul.htype import Tree
 from phaul.mstats import Stats
 from phaul.tasks import Crew
 
+LOG = logging.getLogger("phaul.fs")
 MAX_PASSES = 4
 SMALL_PASS = 1 << 20
 
@@ -83,6 +85,7 @@ class Passes:
         """After the whole pass: two that write the same file would each find it changed under them."""
         doubtful = fs_haul_subtree.doubtful(one.tree, self._trees, mapped, self._last_live)
         one.whole_done.result()
+        LOG.debug("passed over %s", one.tree.path)
         one.listed.feed(doubtful)
 
     def _start(self, crew: Crew, number: int, tree: Tree, *, whole: bool, live: bool) -> Push:

@@ -24,10 +24,11 @@ freeze() {
 case $CRTOOLS_SCRIPT_ACTION in
 setup-namespaces)
     # The host's own loopback is up already, and a container may have no ip command: the host's is used.
-    nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up || true
+    [ -s "$PHAUL_SYSCTLS" ] || exec nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up
     # /proc/sys/net is that of the network namespace of who opens it.
-    nsenter -t "$CRTOOLS_INIT_PID" -n sh -ec \
-        'while IFS="=" read -r name value; do echo "$value" >"/proc/sys/$name"; done' <"$PHAUL_SYSCTLS"
+    exec nsenter -t "$CRTOOLS_INIT_PID" -n sh -ec \
+        'ip link set lo up; while IFS="=" read -r name value; do echo "$value" >"/proc/sys/$name"; done' \
+        <"$PHAUL_SYSCTLS"
     ;;
 pre-resume)
     freeze

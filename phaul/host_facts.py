@@ -8,14 +8,14 @@ import platform
 import re
 from pathlib import Path
 
-from phaul import freezer, places
+from phaul import dirty, freezer, places
 from phaul.errors import Blocker, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
 from phaul.run import run
 
-# The oldest of each that hauls were tried with.
-MIN_KERNEL = (6, 12)
+# README says which were tried.
+MIN_KERNEL = (5, 15)
 MIN_CRIU = (4, 1)
 MIN_CRIU_FOR_KERNEL = (((6, 16), (4, 2)), ((6, 13), (4, 1)))
 MIN_RSYNC = (3, 2)
@@ -44,7 +44,7 @@ def _tool_version(*argv: str) -> str:
 
 def gather() -> HostFacts:
     """This host's facts as they are now: a tool may have been upgraded since; takes some tens of ms."""
-    words = Capabilities(pre_dump=False, post_copy=False, tcp_keep=False).words()
+    words = Capabilities(pre_dump=dirty.possible(), post_copy=_has_feature("uffd-noncoop"), tcp_keep=False).words()
     return HostFacts(
         hostname=platform.node(),
         machine=platform.machine(),
@@ -56,6 +56,14 @@ def gather() -> HostFacts:
         cpu=" ".join(sorted(_cpu_flags())),
         host_id=places.host_id(),
     )
+
+
+def _has_feature(name: str) -> bool:
+    """Whether CRIU and the kernel have it, by CRIU's own word (criu(8), check --feature)."""
+    try:
+        return run(["criu", "check", "--feature", name], timeout=20, check=False).code == 0
+    except PhaulError:
+        return False
 
 
 def _cpu_flags() -> set[str]:

@@ -30,7 +30,7 @@ def setup() -> list[str]:
     """Prepare this host; what was done, a line each. Running it again changes nothing that is right."""
     changed = _changed()  # what cannot be done is refused before anything is
     told = [f"Key {keys.Identity.load_or_make().fingerprint} in {places.ETC}"]
-    for directory in (places.JOURNALS, places.WORK, places.LOGS, places.RUN, places.RESTORE):
+    for directory in (places.JOURNALS, places.WORK, places.LOGS, places.RUN, places.RESTORE, places.PAGES):
         places.private_dir(directory)
     places.host_id()
     told.append(f"Directories {places.STATE}, {places.LOGS}, {places.RUN}")

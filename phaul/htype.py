@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -22,6 +23,9 @@ TABLE: dict[str, str] = {
     "docker": "phaul.p_haul_docker",
     "pid": "phaul.p_haul_pid",
 }
+
+
+RESTORE_WORK = "restore-work"
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ class Source(Protocol):
     def check(self) -> list[Blocker]: ...
 
     def wanted(self) -> dict[str, Any]:
-        """What the target needs to know, as JSON."""
+        """What the target needs to know, as JSON; `memory` is the tasks', in bytes."""
+
+    @property
+    def able(self) -> Capabilities:
+        """What this subject allows of the driver's capabilities."""
 
     def trees(self) -> list[Tree]: ...
 
@@ -84,11 +92,21 @@ class Source(Protocol):
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         """The image's bytes without what the target has; None where it lacks nothing."""
 
-    def freeze(self, journal: Journal) -> None:
-        """Stop the tasks where they are; every undo is pushed before its act."""
+    def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
+        """For the time before freeze(): what runs a function while all tasks stand still, for a moment each time."""
 
-    def dump(self, images: Path, logs: Path) -> Dumped:
-        """Write the frozen tasks to `images`. Raises HaulFailed with the deciding line of CRIU's log."""
+    def freeze(self, journal: Journal, *, lazy: bool) -> None:
+        """Stop the tasks where they are, for a dump with `lazy`; every undo is pushed before its act."""
+
+    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
+        """Write the frozen tasks to `images`, but for memory that can be asked for later where `lazy`.
+
+        Raises HaulFailed with the deciding line of CRIU's log.
+        """
+
+    @staticmethod
+    def tasks(facts: dict[str, Any]) -> dict[int, int]:
+        """The tasks: from the pid that they see to the pid here. Raises HaulFailed (gone)."""
 
     @staticmethod
     def finish(facts: dict[str, Any]) -> list[str]:
@@ -113,7 +131,10 @@ class Target(Protocol):
         """Make everything that can be made before the freeze; where the trees go, in their order."""
 
     def restore(self, images: Path, options: dict[str, Any], logs: Path) -> str:
-        """Restore and hold; the new subject. Raises HaulFailed with the deciding line of CRIU's log."""
+        """Restore and hold; the new subject. Raises HaulFailed with the deciding line of CRIU's log.
+
+        CRIU works in RESTORE_WORK beside `images`: a pager waits for lazily dumped tasks there.
+        """
 
     def pids(self) -> list[int]:
         """The held tasks, the first one first."""
@@ -124,6 +145,10 @@ class Target(Protocol):
     @staticmethod
     def release(facts: dict[str, Any]) -> None:
         """Let the held tasks run; may be repeated after a crash. `facts` is the journal's head."""
+
+    @staticmethod
+    def kill(facts: dict[str, Any]) -> None:
+        """SIGKILL for the tasks, released or not: memory that they need will not come any more."""
 
     @staticmethod
     def settle(facts: dict[str, Any]) -> None:

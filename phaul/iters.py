@@ -19,7 +19,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaul import images, interrupts, journal, log, places, preflight, resolve
+from phaul import (
+    forecast,
+    images,
+    interrupts,
+    journal,
+    log,
+    places,
+    post_copy,
+    pre_copy,
+    preflight,
+    resolve,
+)
 from phaul.connection import Connection, raise_failure
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
@@ -28,6 +39,8 @@ from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Prepare, Release, Reply, Request, Restore, StateIs, Verify
 from phaul.mstats import Stats, readable
+from phaul.pages_source import CHANNELS, Memory, Serving
+from phaul.pre_copy import PreCopy
 from phaul.targets import Reach
 from phaul.tasks import Crew
 from phaul.xem_rpc import Caller
@@ -63,6 +76,8 @@ class Haul:
         self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
         self.trees: list[Tree] = []
         self.token = b""
+        self.serving: Serving | None = None
+        self.pre_copy: PreCopy | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -88,6 +103,8 @@ class Haul:
             return self._hand_over()
         finally:
             with interrupts.shielded():
+                if self.serving:
+                    self.serving.close()
                 # A signal on the way into the rollback, say: the guard does it.
                 if self._undecided:
                     guard.take_over()
@@ -114,10 +131,13 @@ class Haul:
             self.work = places.private_dir(self.work)
             self.record.note(work=str(self.work))
             self._prepare(plan)
+            self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout)
             passes = Passes(self.trees, self._channel, self.source.mapped, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
                 passes.sync()
+            if self._in_rounds(plan):
+                self._pre_copy()
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
@@ -164,13 +184,28 @@ class Haul:
         self.show.phase("prepare")
         begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
         self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
+        self._foretell(plan)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
             self._send_image(image)
-        prepared = self.caller.call(Request(prepare=Prepare()), timeout=LONG_SECONDS).prepared
+        prepare = Prepare(lazy=plan.capabilities.post_copy)
+        prepared = self.caller.call(Request(prepare=prepare), timeout=LONG_SECONDS).prepared
         self.trees = self.source.trees()
         if len(prepared.trees) != len(self.trees):
             raise HaulFailed("The target prepared other directories than the source has.", code="trees")
+
+    def _foretell(self, plan: preflight.Plan) -> None:
+        rate = forecast.measure(self._channel("speed"), memory=plan.memory, pace=self.stats.pace)
+        rate = min(rate, self.stats.pace.rate or rate)
+        words = forecast.sentence(
+            memory=plan.memory,
+            rate=rate,
+            mode=self.options.mode,
+            lazy=plan.capabilities.post_copy,
+            rounds=self._in_rounds(plan),
+            budget_ms=self.options.max_downtime,
+        )
+        self.show.say(words)
 
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name)
@@ -181,26 +216,70 @@ class Haul:
             channel.link.send_chunks(_counted(image, lambda count: self.stats.add("image", count)))
             _confirm(channel)
 
+    def _in_rounds(self, plan: preflight.Plan) -> bool:
+        able = plan.capabilities.pre_dump and plan.capabilities.post_copy
+        return able and self.options.mode in ("auto", "precopy")
+
+    def _pre_copy(self) -> None:
+        self.show.phase("pre-copy")
+        with self.source.brief_stops(self.record) as stopped:
+            self.pre_copy = PreCopy(
+                self._channel(pre_copy.CHANNEL),
+                lambda: self.source.tasks(self.record.head),
+                stopped,
+                lambda count: self.stats.add("memory", count),
+            )
+            self.pre_copy.run(self.show.say)
+
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""
-        memory = self._channel("images")
+        memory, lazy = self._channel("images"), plan.capabilities.post_copy
+        pages = {name: self._channel(name) for name in CHANNELS} if lazy else {}
         pictures = places.private_dir(self.work / "images")
         with Crew() as crew:
             poised = passes.poise(crew) if plan.capabilities.file_system else []
             self.show.phase("freeze")
             self.stats.frozen = time.monotonic()
-            self.source.freeze(self.record)
+            self.source.freeze(self.record, lazy=lazy)
             self.record.advance(journal.FROZEN)
-            dump = crew.add(self.source.dump, pictures, self.logs)
+            LOG.debug("frozen")
+            if self.pre_copy:
+                crew.add(self._end_pre_copy, self.pre_copy)
+            dump = crew.add(self.source.dump, pictures, self.logs, lazy=lazy)
             passes.go(crew, poised)
             crew.join()
         dumped: Dumped = dump.result()
+        LOG.debug("dumped, files passed")
+        if lazy:
+            self.serving = Serving(
+                Memory(self.source.tasks(self.record.head)),
+                self._channel,
+                on_bytes=lambda count: self.stats.add("memory", count),
+            )
+            self.serving.start(pages)
         with contextlib.closing(memory.link):
             images.send(pictures, memory, on_bytes=lambda count: self.stats.add("memory", count))
             _confirm(memory)
+        LOG.debug("images sent")
         self.show.phase("restore")
         self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
+        if self.serving and (until := self._memory_until()):
+            self.show.phase("memory")
+            post_copy.await_memory(self.caller, self.name, self.serving, until=until)
+
+    @staticmethod
+    def _end_pre_copy(rounds: PreCopy) -> None:
+        rounds.settle()
+        rounds.end()
+
+    def _memory_until(self) -> float:
+        """When to release at the latest, by the monotonic clock, though memory is missing; 0: at once."""
+        if self.options.mode == "postcopy":
+            return 0
+        if self.options.max_downtime is None:
+            return self.stats.frozen + LONG_SECONDS
+        return self.stats.frozen + float(self.options.max_downtime) / 1000
 
     # After COMMIT
 
@@ -210,9 +289,13 @@ class Haul:
         seen = self._release()
         if seen.state == journal.UNDONE:
             self._taken_back()
+        if seen.state == journal.LOST:
+            raise post_copy.lost(self.record)
         if seen.state not in (journal.RUNNING, journal.DONE):
             raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
+        if self.serving and (seen.missing or seen.lost):
+            self._serve_rest(self.serving)
         self.show.phase("finish")
         try:
             notes = resolve.finish(self.record)
@@ -223,6 +306,15 @@ class Haul:
         if interrupts.noted():
             notes.append("The signal came after the container was committed: it was too late to cancel.")
         return Outcome(seen.subject, tuple(notes))
+
+    def _serve_rest(self, serving: Serving) -> None:
+        """Post-copy: it runs there, and asks for what is missing."""
+        self.show.phase("post-copy")
+        patience = float(self.options.postcopy_timeout)
+        post_copy.follow(
+            self.reach, self.record, serving, caller=self.caller, patience=patience, tell=self.stats.still_missing
+        )
+        self.stats.independent = time.monotonic()
 
     def _release(self) -> StateIs:
         try:
@@ -263,5 +355,6 @@ def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
         f"Runs on {where} as {outcome.subject[:12]}.",
         f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, "
         f"{readable(stats.total)} sent ({stats.by_kind()}).",
+        *([f"It needed this host's memory for {stats.dependent:.1f} s more."] if stats.dependent else []),
         *outcome.notes,
     ]

@@ -27,7 +27,7 @@ from typing import Any
 from phaul import places, tasks_seen
 
 SOURCE, TARGET = "source", "target"
-BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE = (
+BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE, LOST = (
     "begun",
     "frozen",
     "committed",
@@ -35,9 +35,11 @@ BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE = (
     "running",
     "done",
     "undone",
+    "lost",
 )
 
 # Who may follow whom. COMMITTED ends in UNDONE only after the target said that its copy is gone.
+# LOST: the tasks were ended, as memory that they needed could not come any more.
 TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
     SOURCE: {
         BEGUN: (FROZEN, UNDONE),
@@ -49,12 +51,13 @@ TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
     TARGET: {
         BEGUN: (HELD, UNDONE),
         HELD: (RUNNING, UNDONE),
-        RUNNING: (DONE,),
+        RUNNING: (DONE, LOST),
         DONE: (),
         UNDONE: (),
+        LOST: (),
     },
 }
-SETTLED = (DONE, UNDONE)
+SETTLED = (DONE, UNDONE, LOST)
 KEEP = 200
 
 

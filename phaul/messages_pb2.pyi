@@ -51,6 +51,14 @@ class Checked(_message.Message):
     lacks: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ..., facts: _Optional[_Union[HostFacts, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Complete(_message.Message):
+    __slots__ = ["haul", "patience_ms"]
+    HAUL_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    haul: str
+    patience_ms: int
+    def __init__(self, haul: _Optional[str] = ..., patience_ms: _Optional[int] = ...) -> None: ...
+
 class Discard(_message.Message):
     __slots__ = ["haul"]
     HAUL_FIELD_NUMBER: _ClassVar[int]
@@ -164,8 +172,10 @@ class Ping(_message.Message):
     def __init__(self) -> None: ...
 
 class Prepare(_message.Message):
-    __slots__ = []
-    def __init__(self) -> None: ...
+    __slots__ = ["lazy"]
+    LAZY_FIELD_NUMBER: _ClassVar[int]
+    lazy: bool
+    def __init__(self, lazy: bool = ...) -> None: ...
 
 class Prepared(_message.Message):
     __slots__ = ["prepared", "trees"]
@@ -198,9 +208,10 @@ class Reply(_message.Message):
     def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., checked: _Optional[_Union[Checked, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., state_is: _Optional[_Union[StateIs, _Mapping]] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ["begin", "check", "discard", "ping", "prepare", "release", "restore", "state", "verify"]
+    __slots__ = ["begin", "check", "complete", "discard", "ping", "prepare", "release", "restore", "state", "verify"]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DISCARD_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
@@ -210,6 +221,7 @@ class Request(_message.Message):
     VERIFY_FIELD_NUMBER: _ClassVar[int]
     begin: Begin
     check: Check
+    complete: Complete
     discard: Discard
     ping: Ping
     prepare: Prepare
@@ -217,7 +229,7 @@ class Request(_message.Message):
     restore: Restore
     state: State
     verify: Verify
-    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ...) -> None: ...
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ...) -> None: ...
 
 class Restore(_message.Message):
     __slots__ = ["options"]
@@ -232,12 +244,16 @@ class State(_message.Message):
     def __init__(self, haul: _Optional[str] = ...) -> None: ...
 
 class StateIs(_message.Message):
-    __slots__ = ["state", "subject"]
+    __slots__ = ["lost", "missing", "state", "subject"]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    lost: bool
+    missing: int
     state: str
     subject: str
-    def __init__(self, state: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
+    def __init__(self, state: _Optional[str] = ..., subject: _Optional[str] = ..., missing: _Optional[int] = ..., lost: bool = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ["comm", "pid", "threads"]

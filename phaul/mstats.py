@@ -6,6 +6,8 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from phaul.pace import Pace
+
 KINDS = ("image", "rootfs", "volume", "bind", "memory")
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -25,12 +27,20 @@ class Stats:
     begun: float = field(default_factory=time.monotonic)
     frozen: float = 0.0
     released: float = 0.0
+    independent: float = 0.0  # nothing of it is needed from the source any more
+    missing: int = 0  # bytes of memory, after the release
     sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    pace: Pace = field(default_factory=Pace)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, kind: str, count: int) -> None:
+        """So much more was sent; waits where that was faster than wished."""
         with self._lock:
             self.sent[kind] += count
+        self.pace.keep(count)
+
+    def still_missing(self, count: int) -> None:
+        self.missing = count
 
     @property
     def total(self) -> int:
@@ -40,6 +50,11 @@ class Stats:
     def downtime(self) -> float:
         """Seconds from the freeze to the target's word that it runs."""
         return self.released - self.frozen
+
+    @property
+    def dependent(self) -> float:
+        """Seconds from the release until nothing of it was needed from here any more."""
+        return max(0.0, self.independent - self.released)
 
     def seconds(self) -> float:
         return time.monotonic() - self.begun

@@ -11,7 +11,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ class Source:
         pids = tree_of(self.pid)
         return {
             "pids": pids,
+            "memory": tasks_seen.memory(pids),
             "threads": sorted({thread.id for pid in pids for thread in psutil.Process(pid).threads()}),
             "files": [seen.document() for seen in files_of(pids)],
             "shell_job": bool(self.options.shell_job),
@@ -138,19 +140,30 @@ class Source:
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         return None
 
-    def freeze(self, journal: Journal) -> None:
+    @property
+    def able(self) -> Capabilities:
+        return Capabilities()
+
+    def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
+        raise HaulFailed("A process is not stopped before it is dumped.", code="no-pre-dump")
+
+    def freeze(self, journal: Journal, *, lazy: bool) -> None:
         """CRIU stops them as it dumps."""
         pids = named(tree_of(self.pid))
         journal.note(pids=pids)
         journal.push("stop", pids=pids, work=journal.head["work"])
 
-    def dump(self, images: Path, logs: Path) -> Dumped:
+    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
         options = {"shell_job": self.options.shell_job, "root": self.options.pid_root}
         try:
             criu_api.dump(self.pid, images, options)
         finally:
             _move_log(images / "dump.log", logs)
         return Dumped({}, tasks_seen.expectation(sorted(tree_of(self.pid)), mounts=False))
+
+    @staticmethod
+    def tasks(facts: Json) -> dict[int, int]:
+        return {pid: pid for pid, _ in facts["pids"]}
 
     @staticmethod
     def finish(facts: Json) -> list[str]:
@@ -237,6 +250,12 @@ class Target:
         for pid in living(facts["pids"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+    @staticmethod
+    def kill(facts: Json) -> None:
+        for pid in facts["pids"]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     @staticmethod
     def settle(facts: Json) -> None:

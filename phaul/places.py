@@ -15,6 +15,7 @@ LOGS = Path(os.environ.get("PHAUL_LOGS", "/var/log/phaul"))
 JOURNALS = STATE / "journal"
 WORK = STATE / "work"
 RESTORE = RUN / "restore"
+PAGES = RUN / "pages"
 
 RESOLVE_HINT = "p.haul --resolve"
 

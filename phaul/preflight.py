@@ -23,6 +23,7 @@ class Plan:
     wanted: bytes
     lacks: tuple[str, ...]
     target: HostFacts
+    memory: int
 
 
 def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Namespace) -> Plan:
@@ -31,7 +32,8 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
     blockers = [*_tools(facts, "this host", options), *source.check()]
     if any(blocker.code in _NOTHING_TO_SHOW for blocker in blockers):
         raise Blocked(tuple(blockers))
-    wanted = json.dumps(source.wanted()).encode()
+    document = source.wanted()
+    wanted = json.dumps(document).encode()
     request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
     checked = caller.call(request, timeout=CHECK_SECONDS).checked
     there = checked.facts
@@ -39,18 +41,36 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
         raise Refused("The target is this host itself: name another one.", code="same-host")
     blockers += [*_tools(there, there.hostname, options), *_cpu(facts, there, options)]
     blockers += [Blocker(blocker.code, blocker.sentence) for blocker in checked.blockers]
-    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
+    able = (
+        driver.capabilities
+        & source.able
+        & Capabilities.of_words(facts.capabilities)
+        & Capabilities.of_words(there.capabilities)
+    )
     if not able.hold:
         blockers.append(
             Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
         )
+    blockers += _mode(able, options)
     if blockers:
         raise Blocked(tuple(dict.fromkeys(blockers)))
-    return Plan(able, wanted, tuple(checked.lacks), there)
+    return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]))
 
 
 # A subject that does not run has nothing to ask the target about.
 _NOTHING_TO_SHOW = frozenset({"paused", "restarting", "dead", "not-running", "gone", "storage-driver"})
+
+
+def _mode(able: Capabilities, options: argparse.Namespace) -> list[Blocker]:
+    """What was asked for by name is not replaced by something else."""
+    if options.mode == "precopy" and not (able.pre_dump and able.post_copy):
+        why = "the kernels of both hosts must track which memory changes (soft-dirty), and CRIU restore lazily"
+    elif (options.mode == "postcopy" or options.max_downtime is not None) and not able.post_copy:
+        why = "memory cannot follow after the release (lazy pages), by what this haul or one of the hosts can"
+    else:
+        return []
+    wish = f"--mode {options.mode}" if options.mode in ("precopy", "postcopy") else "--max-downtime"
+    return [Blocker("mode", f"{wish} is not possible here: {why}. Leave it out.")]
 
 
 def _tools(facts: HostFacts, where: str, options: argparse.Namespace) -> list[Blocker]:

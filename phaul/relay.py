@@ -106,19 +106,29 @@ class Inward:
             return self._write()
         if self.done:
             return False
-        into = self._buffer[: self._chunk_left] if self._chunk_left else self._header[self._header_got :]
-        got = self._link.try_recv(into)
-        if got is None:
-            return False
-        if not got:
-            raise self._link.lost("it ended in the middle of a stream")
         if self._chunk_left:
+            got = self._gather(self._buffer[: self._chunk_left])
             self._take_bytes(got)
-        else:
-            self._take_header(got)
-        return True
+            return got > 0
+        got = self._gather(self._header[self._header_got :])
+        self._take_header(got)
+        return got > 0
+
+    def _gather(self, into: memoryview) -> int:
+        """As much as is there: TLS gives 16 KiB at a time, and the local socket is to be written to less often."""
+        total = 0
+        while total < len(into):
+            got = self._link.try_recv(into[total:])
+            if got is None:
+                break
+            if not got:
+                raise self._link.lost("it ended in the middle of a stream")
+            total += got
+        return total
 
     def _take_bytes(self, got: int) -> None:
+        if not got:
+            return
         self._chunk_left -= got
         self.total += got
         self._count(got)

@@ -6,9 +6,10 @@ import logging
 import shutil
 from typing import Any
 
-from phaul import htype, journal, targets
+from phaul import htype, journal, post_copy, targets
 from phaul.errors import HaulFailed, InDoubt, PhaulError, Refused
 from phaul.messages_pb2 import Discard, Release, Request, State, StateIs
+from phaul.pages_source import Memory, Serving
 from phaul.xem_rpc import Caller
 
 LOG = logging.getLogger("phaul.resolve")
@@ -60,7 +61,7 @@ def release(record: journal.Journal) -> StateIs:
         raise in_doubt(record, error.sentence) from None
     finally:
         reach.close()
-    return StateIs(state=seen.state, subject=seen.subject)
+    return seen
 
 
 def in_doubt(record: journal.Journal, why: str) -> InDoubt:
@@ -91,7 +92,11 @@ def _settle_committed(record: journal.Journal, *, force: bool) -> list[str]:
         stands = _whereabouts(record).removeprefix("it ")
         return [f"{name} {stands}, by force: make sure that it does not run on {peer}."]
     seen = release(record)
+    if seen.state == journal.LOST:
+        raise post_copy.lost(record)
     if seen.state in (journal.RUNNING, journal.DONE):
+        if seen.missing or seen.lost:
+            serve_rest(record)
         return [f"{name} runs on {peer}.", *finish(record)]
     if seen.state == journal.UNDONE:
         undo(record)
@@ -99,6 +104,21 @@ def _settle_committed(record: journal.Journal, *, force: bool) -> list[str]:
     raise in_doubt(
         record, "that host has no record of it; --force thaws it here if you are sure that it does not run there"
     )
+
+
+def serve_rest(record: journal.Journal) -> None:
+    """The tasks at the target wait for memory that the copy here has. Raises InDoubt (memory-left, memory-lost)."""
+    reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
+    token = bytes.fromhex(str(record.head["token"]))
+    memory = Memory(htype.load(str(record.head["type"])).source.tasks(record.head))
+    serving = Serving(memory, lambda name: reach.open("data", token=token, channel=name), on_bytes=lambda _: None)
+    try:
+        with serving:
+            serving.start({})
+            patience = float(record.head["patience"])
+            post_copy.follow(reach, record, serving, caller=None, patience=patience, tell=lambda _: None)
+    finally:
+        reach.close()
 
 
 def _whereabouts(record: journal.Journal) -> str:

@@ -9,11 +9,11 @@ import re
 import threading
 import time
 
-from phaul import host_facts, htype, journal, session
+from phaul import host_facts, htype, journal, pages_target, session
 from phaul.connection import Connection, failure_of, welcome
 from phaul.errors import Blocker, HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
 from phaul.link import Link
-from phaul.messages_pb2 import Begin, Check, Checked, Done, Hello, Reply, Request, StateIs
+from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Hello, Reply, Request, StateIs
 from phaul.messages_pb2 import Blocker as BlockerMessage
 from phaul.session import Session
 from phaul.xem_rpc import serve
@@ -24,6 +24,7 @@ HAUL_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 # After the control connection of a held haul is lost, its source may come again to release it.
 GRACE_SECONDS = 10.0
 MAX_SESSIONS = 64
+MAX_PATIENCE_SECONDS = 30.0
 
 
 class Service:
@@ -61,6 +62,8 @@ class Service:
     def _data(self, connection: Connection, hello: Hello) -> None:
         with self._lock:
             owner = next((s for s in self._sessions.values() if s.token == hello.token), None)
+        if owner is None and self._pages(connection, hello):
+            return
         if owner is None:
             connection.send(Reply(failure=failure_of(Refused("This channel belongs to no haul.", code="no-haul"))))
             return
@@ -76,6 +79,15 @@ class Service:
             failure = HaulFailed(f"The target failed on channel {hello.channel}: {error.strerror}.", code="target-os")
             with contextlib.suppress(LinkLost):
                 connection.send(Reply(failure=failure_of(failure)))
+
+    @staticmethod
+    def _pages(connection: Connection, hello: Hello) -> bool:
+        """A released haul's pager lives on without a session."""
+        haul = pages_target.of_token(hello.token) if hello.channel in pages_target.KINDS else ""
+        if haul:
+            with contextlib.suppress(LinkLost, Refused):
+                pages_target.carry(haul, connection.link, hello.channel)
+        return bool(haul)
 
     def begin(self, request: Begin, peer: str) -> Session:
         if not HAUL_NAME.fullmatch(request.haul):
@@ -113,6 +125,8 @@ class Service:
         except PhaulError as error:
             LOG.error("haul %s: %s", owner.haul, error.sentence)
             self._untidy = True
+        # What still waits for memory is settled when that is there.
+        self._untidy = self._untidy or not owner.journal.settled
         self.drop(owner)
 
     def tidy(self) -> None:
@@ -154,6 +168,8 @@ class _Talk:
             return self._own().begun()
         if what == "state":
             return self._state(request.state.haul)
+        if what == "complete":
+            return self._complete(request.complete)
         if what == "discard" and request.discard.haul and self.session is None:
             found = self._state(request.discard.haul)
             if self.session is None:
@@ -164,7 +180,7 @@ class _Talk:
         owner = self._own()
         with owner.lock:
             if what == "prepare":
-                return owner.prepare()
+                return owner.prepare(request.prepare)
             if what == "restore":
                 return owner.restore(request.restore)
             if what == "verify":
@@ -177,7 +193,7 @@ class _Talk:
 
     def after(self, request: Request) -> None:
         """What can wait until the answer is on its way."""
-        if request.WhichOneof("what") == "release" and self.session:
+        if request.WhichOneof("what") in ("release", "complete") and self.session:
             try:
                 self.session.settle()
             except PhaulError as error:
@@ -203,6 +219,13 @@ class _Talk:
                 return found.state()
         return _state_on_disk(haul, self.peer)
 
+    def _complete(self, request: Complete) -> Reply:
+        """Not under the haul's lock: whatever else becomes of the haul must not wait for this."""
+        if HAUL_NAME.fullmatch(request.haul) and _is_of(request.haul, self.peer):
+            with contextlib.suppress(HaulFailed):
+                pages_target.missing(request.haul, patience=min(request.patience_ms / 1000, MAX_PATIENCE_SECONDS))
+        return self._state(request.haul)
+
     def ended(self) -> None:
         if self.session:
             self.service.sit(self.session, -1)
@@ -210,15 +233,20 @@ class _Talk:
                 self.service.left(self.session)
 
 
+def _is_of(haul: str, peer: str) -> bool:
+    path = journal.find(journal.TARGET, haul)
+    return path.exists() and journal.read(path).head.get("peer") == peer
+
+
 def _state_on_disk(haul: str, peer: str) -> Reply:
     """A haul of an earlier service, for its own peer alone: settled now, if it was left open."""
     path = journal.find(journal.TARGET, haul)
-    if not path.exists() or journal.read(path).head.get("peer") != peer:
+    if not _is_of(haul, peer):
         return Reply(state_is=StateIs())
     record = journal.take(path, wait=True)
     try:
         session.recover(record)
-        return Reply(state_is=StateIs(state=record.state, subject=str(record.head.get("container", ""))))
+        return Reply(state_is=session.state_of(record))
     finally:
         record.close()
 
@@ -248,6 +276,7 @@ def recover_all() -> bool:
         try:
             session.recover(record)
             LOG.warning("haul %s, left open by an earlier service, is %s now", record.haul, record.state)
+            well = well and record.settled
         except PhaulError as error:
             LOG.error("haul %s cannot be settled now: %s", record.haul, error.sentence)
             well = False

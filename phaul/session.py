@@ -11,10 +11,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from phaul import fs_haul, htype, images, journal, log, places, tasks_seen, verify
+from phaul import fs_haul, htype, images, journal, log, pages_target, places, tasks_seen, verify
 from phaul.connection import Connection
 from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
-from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepared, Reply, Restore, StateIs, Verify
+from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepare, Prepared, Reply, Restore, StateIs, Verify
 
 LOG = logging.getLogger("phaul.session")
 
@@ -53,8 +53,12 @@ class Session:
     def begun(self) -> Reply:
         return Reply(begun=Begun(token=self.token))
 
-    def prepare(self) -> Reply:
+    def prepare(self, request: Prepare) -> Reply:
         self._expect(journal.BEGUN)
+        if request.lazy:
+            self.journal.push("pages", haul=self.haul)
+            images, work = self.work / "images", self.work / htype.RESTORE_WORK
+            pages_target.start(self.haul, token=self.token, images=images, work=work)
         self.trees = self.target.prepare()
         return Reply(prepared=Prepared(trees=[str(tree) for tree in self.trees]))
 
@@ -66,7 +70,7 @@ class Session:
 
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
-        self.target.ready()
+        self._ready()
         mounts = bool(request.expectation.mounts)
         verify.check(request.expectation, tasks_seen.expectation(self.target.pids(), mounts=mounts))
         return Reply(done=Done())
@@ -75,7 +79,7 @@ class Session:
         """The word after which the copy here is the one that lives. What cannot be released is discarded at once."""
         if self.journal.state == journal.HELD:
             try:
-                self.target.ready()
+                self._ready()
             except HaulFailed:
                 self._give_up()
                 raise
@@ -84,6 +88,11 @@ class Session:
         if self.journal.state == journal.RUNNING:
             self.target.release(self.journal.head)
         return self.state()
+
+    def _ready(self) -> None:
+        """Raises HaulFailed where a release would not do."""
+        self.target.ready()
+        missing_memory(self.journal)
 
     def _give_up(self) -> None:
         """The tasks end now, or HaulFailed is raised; the rest can wait where it must (for the engine, say)."""
@@ -105,15 +114,15 @@ class Session:
         return self.state()
 
     def state(self) -> Reply:
-        return Reply(state_is=StateIs(state=self.journal.state, subject=str(self.journal.head.get("container", ""))))
+        return Reply(state_is=state_of(self.journal))
 
     # The end
 
     def settle(self) -> None:
-        """After the release: restart policy and the like, then the traces of the haul go."""
+        """After the release, when all memory is there: restart policy and the like, then the haul's traces go."""
         with self.lock:
             if self.journal.state == journal.RUNNING:
-                settle_running(self.journal, self.driver)
+                settle_released(self.journal, self.driver)
 
     def roll_back(self) -> None:
         """Undo everything; does nothing once released. Raises HaulFailed (undo) that lists what could not be undone."""
@@ -136,6 +145,8 @@ class Session:
         carriers: dict[str, Callable[[], None]] = {
             "image": lambda: self._receive_image(channel),
             "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
+            "pages": lambda: pages_target.carry(self.haul, channel.link, name),
+            "speed": lambda: _drop(channel),
             "images": lambda: images.receive(places.private_dir(self.work / "images"), channel),
         }
         if kind not in carriers:
@@ -143,7 +154,7 @@ class Session:
         self.channels.add(channel)
         try:
             carriers[kind]()
-            if kind != "tree":
+            if kind not in ("tree", "pages"):
                 channel.send(Reply(done=Done()))
         finally:
             self.channels.discard(channel)
@@ -161,6 +172,29 @@ class Session:
             raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
 
 
+def _drop(channel: Connection) -> None:
+    for _ in channel.link.recv_chunks():
+        pass
+
+
+def state_of(record: journal.Journal) -> StateIs:
+    """What there is to say of a target's haul."""
+    seen = StateIs(state=record.state, subject=str(record.head.get("container", "")))
+    seen.lost = record.state == journal.LOST
+    if record.state in (journal.HELD, journal.RUNNING):
+        try:
+            seen.missing = missing_memory(record)
+        except HaulFailed:
+            seen.lost = True
+    return seen
+
+
+def missing_memory(record: journal.Journal) -> int:
+    """Bytes that the restored tasks still wait for. Raises HaulFailed (pages) where they will not come any more."""
+    lazy = any(step.kind == "pages" for step in record.steps)
+    return pages_target.missing(record.haul) if lazy else 0
+
+
 def _wipe_work(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
@@ -171,6 +205,8 @@ def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
     def undo(kind: str, args: dict[str, object]) -> None:
         if kind == "work":
             _wipe_work(str(args["path"]))
+        elif kind == "pages":
+            pages_target.stop(str(args["haul"]))
         else:
             driver.target.undo(kind, args)
 
@@ -180,14 +216,23 @@ def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
     record.advance(journal.UNDONE)
 
 
-def settle_running(record: journal.Journal, driver: htype.Driver) -> None:
-    """Finish a target's journal whose release was given: nothing of it is undone any more."""
-    driver.target.settle(record.head)
+def settle_released(record: journal.Journal, driver: htype.Driver) -> None:
+    """Finish a target's journal whose release was given, once no memory is missing; nothing of it is undone then."""
+    seen = state_of(record)
+    if seen.lost:
+        driver.target.kill(record.head)
+        LOG.error("haul %s: memory of its tasks is lost: they were ended", record.haul)
+    elif not seen.missing:
+        driver.target.settle(record.head)
+    else:
+        return
     for step in record.steps:
         if step.kind == "work":
             _wipe_work(str(step.args["path"]))
+        elif step.kind == "pages":
+            pages_target.leave(record.haul)
         record.forget(step.number)
-    record.advance(journal.DONE)
+    record.advance(journal.LOST if seen.lost else journal.DONE)
 
 
 def recover(record: journal.Journal) -> None:
@@ -200,4 +245,4 @@ def recover(record: journal.Journal) -> None:
             driver.target.release(record.head)
         except HaulFailed as error:
             LOG.warning("Haul %s was released, but %s", record.haul, error.sentence)
-        settle_running(record, driver)
+        settle_released(record, driver)

@@ -26,7 +26,7 @@ NAME = "web"
 NETWORK, VOLUME = "front", "data"
 LAUNCHER = ("/usr/bin/python3", "/opt/phaul/test/at_point.py")
 JOURNALS = "/var/lib/phaul/journal"
-SETTLED = ("done", "undone")
+SETTLED = ("done", "undone", "lost")
 STALE_SOCKET = "+ files: /run/phaul/service.sock"  # a killed service's; the next one replaces it
 CLEAN_S = 60
 # A service that does at once what it would do after some seconds.

@@ -20,7 +20,7 @@ DEADLINE_S = 60
 RUNTIME_PATH = "/usr/local/lib/phaul/shim.py"
 # What P.Haul keeps on purpose: what became of each haul, and the directories themselves.
 KEPT = re.compile(
-    r"[+-] files: /(run/phaul(/restore)?|var/lib/phaul(/work|/host-id)?"
+    r"[+-] files: /(run/phaul(/restore|/pages)?|var/lib/phaul(/work|/host-id)?"
     r"|var/lib/phaul/journal(/[-0-9a-f]+\.(source|target))?)"
 )
 

@@ -17,14 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "phaul"
 # A module imports only from layers above its own in this table, and in its own only what stands before it.
 LAYERS = {
-    "ground": "errors places messages_pb2 log run mstats display interrupts tasks criu_log",
+    "ground": "errors places messages_pb2 log run pace mstats display interrupts tasks criu_log uffd dirty spans "
+    "private_net",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
+    "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
     "host": "freezer tasks_seen journal htype host_facts verify",
-    "files": "images fs_haul fs_haul_subtree fs_passes",
+    "files": "forecast pre_copy images fs_haul fs_haul_subtree fs_passes",
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
-    "docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target p_haul_docker",
-    "workers": "preflight session service resolve guard iters",
-    "programs": "host_setup args_parser service_args",
+    "docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
+    "p_haul_docker",
+    "workers": "preflight session service post_copy resolve guard iters",
+    "programs": "host_setup args_parser service_args pager_keeper pager",
     "alone": "bridge shim",  # started by others with the bare interpreter
 }
 # Whoever is not run.py and starts processes has a reason, which its docstrings give.
@@ -33,6 +36,7 @@ STARTERS = {
     "guard": "a second Python of our own, which outlives the first",
     "ssh": "the master stays in the terminal's process group, to ask there",
     "listener": "the service itself, on demand, in a session of its own",
+    "pager_keeper": "it is one, which holds what it holds",
     "shim": "stands alone, in the place of runc",
 }
 STARTING = {

@@ -78,7 +78,7 @@ def facts(**other: str) -> HostFacts:
         ({"criu": "4.1.1"}, ["criu-too-old"]),
         ({"criu": "4.1.1", "kernel": "6.12"}, []),
         ({"criu": "4.0", "kernel": "6.12"}, ["criu-too-old"]),
-        ({"criu": "4.1", "kernel": "6.8.0-31-generic"}, ["kernel-too-old"]),
+        ({"criu": "4.1", "kernel": "5.10.0-31-amd64"}, ["kernel-too-old"]),
         ({"rsync": "3.1.3"}, ["rsync-too-old"]),
         ({"rsync": "", "criu": ""}, ["rsync-missing", "criu-missing"]),
     ],

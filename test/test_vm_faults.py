@@ -54,6 +54,7 @@ def test_p_haul_killed_before_the_commit(scene: Scene) -> None:
         scene.stays(service)
 
 
+@pytest.mark.long
 def test_p_haul_killed_after_the_commit(scene: Scene) -> None:
     """Its guard finishes what is decided."""
     with scene.serve():

@@ -9,13 +9,14 @@ from hauling import haul, inspect, state, wait_for
 from lab import Host, images
 from lab.service import Service
 from lab.vm import VmLab
-from lab.workloads import check_counter, counter, ticks, wait_ticks
-from test_haul_docker import test_a_counter_goes_on_at_the_target, test_docker_works_with_it_at_the_target
+from lab.workloads import check_counter, check_memory, counter, memhog, ticks, wait_ticks
+from test_haul_docker import test_a_counter_goes_on_at_the_target
 
-__all__ = ["test_a_counter_goes_on_at_the_target", "test_docker_works_with_it_at_the_target"]
+__all__ = ["test_a_counter_goes_on_at_the_target"]
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
+FEW_PRIVILEGES = ("--security-opt", "no-new-privileges", "--security-opt", "apparmor=unconfined", "--cap-drop", "ALL")
 STATUS = re.compile(r"^(Uid|Gid|Groups|Seccomp|Seccomp_filters|NoNewPrivs|Cap\w+):.*$", re.MULTILINE)
 
 
@@ -90,8 +91,10 @@ def said(host: Host, name: str) -> list[int]:
 
 @pytest.mark.parametrize(
     "switches",
-    [(), ("--security-opt", "no-new-privileges", "--security-opt", "apparmor=unconfined", "--cap-drop", "ALL")],
-    ids=["default", "few-privileges"],
+    [
+        pytest.param((), id="default"),
+        pytest.param(FEW_PRIVILEGES, id="few-privileges", marks=pytest.mark.long),
+    ],
 )
 def test_profiles_are_kept(served: VmLab, switches: tuple[str, ...]) -> None:
     """AppArmor's profile, seccomp's filter and the capabilities are what they were."""
@@ -130,3 +133,17 @@ def redis(host: Host, *words: str) -> str:
         script = "redis-cli -s /tmp/redis.sock keys '*' | sort | xargs redis-cli -s /tmp/redis.sock mget | sha256sum"
         return host.docker("exec", "redis", "sh", "-c", script)
     return host.docker("exec", "redis", "redis-cli", "-s", "/tmp/redis.sock", *words, check=False)
+
+
+def test_memory_goes_in_rounds_while_it_runs(served: VmLab, soft_dirty: None) -> None:
+    """What changes all the time is all that is left for the freeze; and the rest does not go over the wire twice."""
+    a, b = served.hosts
+    memhog(a, "hog", mib=32, hot_mib=1)
+    said = haul(a, "docker", "hog", b.ip, "--mode", "precopy").out
+    rounds = [float(size) for size in re.findall(r"^round \d+: ([0-9.]+) MiB changed", said, re.MULTILINE)]
+    assert rounds[0] > 32 and 0.9 < rounds[1] < 4, said
+    checked = check_memory(b, "hog")
+    last = ticks(b, "hog")[-1][0]
+    check_counter(wait_ticks(b, "hog", last + 40))
+    wait_for(lambda: check_memory(b, "hog") > checked, "a look at all of its memory")
+    assert not b.run("sh", "-c", "ls /run/phaul/pages").out.split()

@@ -1,0 +1,337 @@
+"""The process that fills restored tasks' memory with pages that it asks the source for; it outlives the service.
+
+CRIU's restore hands it a userfaultfd for each task over <work>/lazy-pages.socket (criu/uffd.c: the
+task's pid inside as an int, the descriptor with one byte; at last a word that all is restored). The
+service connects to <directory>/pager.sock and says with one byte what the connection is: "b" for the
+bulk of the pages, "d" for what tasks wait for, both relayed to the source; "w" to hear what is
+missing, as a line of JSON at once and another one when nothing is; "s" to bring pages before there
+are tasks; "l" to leave the directory to it; "q" to make it end.
+
+If it dies before its time, tasks would read zeros where pages are missing: its keeper, a second
+process that holds the descriptors too, so that they wait instead, kills them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import selectors
+import shutil
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from phaul import pages_filler, pages_store, uffd
+from phaul.errors import PhaulError
+from phaul.pager_keeper import Keeper
+from phaul.pages_asker import Asker
+from phaul.pages_filler import Space, Task
+from phaul.pages_images import lazy_spans
+from phaul.pages_store import Store
+from phaul.pages_wire import Wish
+
+LOG = logging.getLogger("phaul.pager")
+RESTORED = 0x52535446
+NEAR = 4  # wishes
+LAZY_SOCKET, PAGER_SOCKET, COMPLETE = "lazy-pages.socket", "pager.sock", "complete"
+_INT = struct.Struct("=i")
+_HANDSHAKE_S = 30
+
+
+class Finished(Exception):
+    """Nothing is missing any more, or nobody wants it."""
+
+
+class Pager:
+    """One thread, one loop."""
+
+    def __init__(self, directory: Path, images: Path, work: Path) -> None:
+        self._directory, self._images = directory, images
+        self._selector = selectors.DefaultSelector()
+        self._tasks: list[Task] = []
+        self._restored = False
+        self._askers: dict[str, Asker] = {}
+        self._urgent: dict[tuple[int, int], Wish] = {}
+        self._waiters: list[socket.socket] = []
+        self._faults: deque[tuple[Space, uffd.Event]] = deque()
+        self._store = Store()
+        self._told = self._left = False
+        self.total = 0
+        self.on_restored: Callable[[], None] = lambda: None
+        self.on_fork: Callable[[int], None] = lambda _: None
+        criu, service = listening(work / LAZY_SOCKET), listening(directory / PAGER_SOCKET)
+        self._watch(criu, lambda: self._criu_comes(criu.accept()[0]))
+        self._watch(service, lambda: self._service_comes(service.accept()[0]))
+
+    def run(self) -> None:
+        """Until every page is there, or it is told to leave."""
+        while not (self._restored and not sum(task.missing for task in self._tasks)):
+            while self._faults:
+                space, fault = self._faults.popleft()
+                self._heed(space, [fault])
+            self._ask()
+            self._tell(self.missing)
+            local = self._restored and self._fill_from_store()
+            for key, mask in self._selector.select(0 if local else None):
+                key.data[0 if mask & selectors.EVENT_READ else 1]()
+        self._tell(0)
+        if self._left:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the source still has to send."""
+        asked = [wish for asker in self._askers.values() for wish in asker.asked]
+        urgent = [] if "d" in self._askers else list(self._urgent.values())
+        return sum(task.coming for task in self._tasks) + sum(wish.size for wish in (*asked, *urgent))
+
+    def _fill_from_store(self) -> bool:
+        """A piece of what pre-copy brought; whether there was any."""
+        for task in self._tasks:
+            if wish := self._store.take(task.pid):
+                self._fill(wish, self._store.buffer)
+                return True
+        return False
+
+    def _watch(
+        self, what: socket.socket | int, read: Callable[[], None], write: Callable[[], None] | None = None
+    ) -> None:
+        self._selector.register(what, selectors.EVENT_READ, (read, write))
+
+    # CRIU
+
+    def _criu_comes(self, peer: socket.socket) -> None:
+        peer.settimeout(_HANDSHAKE_S)
+        self._watch(peer, lambda: self._criu_speaks(peer))
+
+    def _criu_speaks(self, peer: socket.socket) -> None:
+        data = peer.recv(_INT.size)
+        if not data:
+            self._selector.unregister(peer)
+            peer.close()
+            return
+        (number,) = _INT.unpack(data)
+        if number == RESTORED:
+            self._restored = True
+            self.on_restored()
+            self._listen_to("b")
+        elif number > 0:
+            _, descriptors, _, _ = socket.recv_fds(peer, 1, 1)
+            self._add(pages_filler.new_task(number, descriptors[0], lazy_spans(self._images, number)))
+
+    def _add(self, task: Task) -> None:
+        for start, end, _ in self._store.spans(task.pid):
+            task.todo.cut(start, end)
+        self._tasks.append(task)
+        self.total += task.missing
+        self._follow(task.spaces[0])
+
+    def _follow(self, space: Space) -> None:
+        self._watch(space.descriptor, lambda: self._heed(space, uffd.events(space.descriptor)))
+
+    def _heed(self, space: Space, events: list[uffd.Event]) -> None:
+        for event in events:
+            outcome = pages_filler.handle(space, event)
+            if isinstance(outcome, Space):
+                self.on_fork(outcome.descriptor)
+                self._follow(outcome)
+            elif outcome and not self._have(outcome) and not self._comes_soon(outcome):
+                space.task.taken(outcome)
+                self._urgent[outcome.task, outcome.start] = outcome
+                if asker := self._askers.get("d"):
+                    asker.ask(outcome)
+
+    def _have(self, wish: Wish) -> bool:
+        """Whether its first page is in the store: then it is put in place."""
+        if not self._store.spans(wish.task).at(wish.start):
+            return False
+        found = self._store.take(wish.task, wish.size, wish.start)
+        assert found
+        self._fill(found, self._store.buffer)
+        return True
+
+    def _comes_soon(self, wish: Wish) -> bool:
+        """Whether its first page is asked for already, and no farther off than a request of its own would be."""
+        if (wish.task, wish.start) in self._urgent:
+            return True
+        bulk = self._askers.get("b")
+        return bulk is not None and self._restored and bulk.comes_within(wish, NEAR)
+
+    # The service
+
+    def _service_comes(self, peer: socket.socket) -> None:
+        peer.settimeout(_HANDSHAKE_S)
+        with contextlib.suppress(OSError):
+            kind = peer.recv(1).decode(errors="replace")
+            if kind in ("b", "d"):
+                self._source_comes(kind, peer)
+                return
+            if kind == "w":
+                peer.sendall(self._status())
+                self._waiters.append(peer)
+                return
+            if kind == "s":
+                self._keep_for_later(peer)
+            if kind == "l":
+                self._left = True
+                peer.sendall(b".")
+            if kind == "q":
+                raise Finished
+        peer.close()
+
+    def _keep_for_later(self, peer: socket.socket) -> None:
+        peer.settimeout(None)
+        try:
+            pages_store.receive(peer, self._store)
+        except (OSError, PhaulError):
+            # What is not true any more may not have been taken back.
+            self._store = Store()
+            raise
+
+    def _source_comes(self, kind: str, peer: socket.socket) -> None:
+        self._lose(kind)
+        asker = self._askers[kind] = Asker(peer)
+        if kind == "d":
+            for wish in self._urgent.values():
+                asker.ask(wish)
+        self._listen_to(kind)
+
+    def _listen_to(self, kind: str) -> None:
+        """What the bulk brings can only be put in place when all is restored: until then it waits on its way."""
+        asker = self._askers.get(kind)
+        if asker and (kind == "d" or self._restored):
+            self._watch(asker.socket, lambda: self._receive(kind, asker), lambda: self._send(kind, asker))
+
+    def _lose(self, kind: str) -> None:
+        """The connection is gone, or another one takes its place: its wishes are open again."""
+        asker = self._askers.pop(kind, None)
+        if asker:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(asker.socket)
+            asker.socket.close()
+            if kind == "b":
+                for wish in asker.asked:
+                    self._task(wish.task).ask_again(wish)
+
+    def _task(self, pid: int) -> Task:
+        return next(task for task in self._tasks if task.pid == pid)
+
+    def _ask(self) -> None:
+        """Keep the bulk's window full, and what is to be sent on its way."""
+        bulk = self._askers.get("b")
+        if bulk:
+            for task in self._tasks:
+                while bulk.has_room and (wish := task.next_wish()):
+                    bulk.ask(wish)
+        for kind, asker in list(self._askers.items()):
+            self._send(kind, asker)
+
+    def _send(self, kind: str, asker: Asker) -> None:
+        try:
+            asker.write()
+        except OSError:
+            self._lose(kind)
+            return
+        with contextlib.suppress(KeyError):
+            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if asker.wants_out else 0)
+            key = self._selector.get_key(asker.socket)
+            self._selector.modify(asker.socket, wanted, key.data)
+
+    def _receive(self, kind: str, asker: Asker) -> None:
+        try:
+            wish = asker.read()
+        except OSError as error:
+            LOG.info("the channel %s to the source is lost: %s", kind, error)
+            self._lose(kind)
+            return
+        if wish:
+            self._fill(wish, asker.buffer)
+            if kind == "d":
+                self._urgent.pop((wish.task, wish.start), None)
+
+    def _fill(self, wish: Wish, buffer: int) -> None:
+        task = self._task(wish.task)
+        while events := pages_filler.fill(task, wish, buffer):
+            for space, event in events:
+                if event.kind == uffd.PAGEFAULT:
+                    # Serving it takes the buffer that is being filled from.
+                    self._faults.append((space, event))
+                else:
+                    self._heed(space, [event])
+
+    # The end
+
+    def _status(self) -> bytes:
+        return json.dumps({"missing": self.missing if self._restored else -1, "total": self.total}).encode() + b"\n"
+
+    def _tell(self, missing: int) -> None:
+        """Once the source has sent all of it, though it may not be in its place yet."""
+        if self._told or not self._restored or missing:
+            return
+        self._told = True
+        (self._directory / COMPLETE).write_text(f"{self.total}\n")
+        for waiter in self._waiters:
+            with contextlib.suppress(OSError):
+                waiter.sendall(self._status())
+
+
+def listening(path: Path) -> socket.socket:
+    """A local socket of that path, however long the path is."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    listener = socket.socket(socket.AF_UNIX)
+    directory = os.open(path.parent, os.O_PATH)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/{path.name}")
+    finally:
+        os.close(directory)
+    listener.listen(8)
+    return listener
+
+
+def _leave_cgroups() -> None:
+    """A unit of systemd that ends takes along whoever is in its cgroup."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[fields.index("-") + 1].startswith("cgroup"):
+            with contextlib.suppress(OSError):
+                (Path(fields[4]) / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def main() -> None:
+    """`python3 -c … DIRECTORY IMAGES WORK HAUL`: says "ready" on standard output when it listens."""
+    from phaul import log, places
+
+    directory, images, work, haul = sys.argv[1:]
+    log.setup(verbosity=0, stream=False)
+    log.to_file(places.log_dir(haul) / "pager.log")
+    _leave_cgroups()
+    # Nothing but it has the pages that it has not put in place.
+    with contextlib.suppress(PermissionError):
+        Path("/proc/self/oom_score_adj").write_text("-900")
+    importlib.import_module("pycriu")
+    pager = Pager(Path(directory), Path(images), Path(work))
+    keepers: list[Keeper] = []
+
+    def keep() -> None:
+        keepers.append(Keeper(haul))
+        pager.on_fork = keepers[0].add
+
+    pager.on_restored = keep
+    os.write(1, b"ready\n")
+    try:
+        pager.run()
+    except Finished:
+        return
+    except BaseException:
+        LOG.exception("the pager of haul %s failed", haul)
+        raise
+    for keeper in keepers:
+        keeper.dismiss()
+    LOG.info("all of the %d bytes have come; %.2f s of CPU time", pager.total, time.process_time())

@@ -1,0 +1,96 @@
+"""The source's part while memory is still missing at the target: serve it, however often the connection is lost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from phaul import journal, targets
+from phaul.errors import HaulFailed, InDoubt, PhaulError, Unreachable
+from phaul.messages_pb2 import Complete, Request, StateIs
+from phaul.pages_source import Serving
+from phaul.targets import Reach
+from phaul.xem_rpc import Caller
+
+LOG = logging.getLogger("phaul.postcopy")
+SLICE_MS = 2000
+ASK_SECONDS = 60
+
+
+def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float) -> StateIs:
+    """Before COMMIT: until nothing is missing, or the monotonic clock shows `until`. Raises what went wrong."""
+    while True:
+        left_ms = max(0, int((until - time.monotonic()) * 1000))
+        seen = _ask(caller, haul, min(SLICE_MS, left_ms))
+        if seen.lost:
+            raise HaulFailed("The target's pager died before all memory had come.", code="pages")
+        if serving.failure:
+            raise serving.failure
+        if not seen.missing or not left_ms:
+            return seen
+
+
+def follow(
+    reach: Reach,
+    record: journal.Journal,
+    serving: Serving,
+    *,
+    caller: Caller | None,
+    patience: float,
+    tell: Callable[[int], None],
+) -> StateIs:
+    """After the release: until nothing is missing; `tell` hears how many bytes are.
+
+    Raises InDoubt (memory-left) where the target cannot be reached for `patience` seconds, (memory-lost)
+    where the tasks there were ended.
+    """
+    heard = time.monotonic()
+    while True:
+        try:
+            caller = caller or Caller(targets.connect_patiently(reach, deadline_s=patience))
+            seen = _ask(caller, record.haul, SLICE_MS)
+        except Unreachable as error:
+            caller = None
+            if time.monotonic() - heard > patience:
+                raise _left(record, error.sentence) from None
+            LOG.warning("%s Its tasks wait for memory meanwhile.", error.sentence)
+            continue
+        heard = time.monotonic()
+        if seen.lost:
+            raise lost(record)
+        if serving.failure:
+            raise _unserved(record, serving.failure)
+        if not seen.missing:
+            return seen
+        tell(seen.missing)
+
+
+def _ask(caller: Caller, haul: str, patience_ms: int) -> StateIs:
+    request = Request(complete=Complete(haul=haul, patience_ms=patience_ms))
+    return caller.call(request, timeout=ASK_SECONDS).state_is
+
+
+def _left(record: journal.Journal, why: str) -> InDoubt:
+    return InDoubt(
+        f"{record.subject} runs at {record.head['peer']}, but waits there for memory that is here ({why.rstrip('.')}). "
+        f"Leave this host as it is; p.haul --resolve {record.subject} goes on.",
+        code="memory-left",
+    )
+
+
+def lost(record: journal.Journal) -> InDoubt:
+    """The target's pager died, and its tasks were ended for it."""
+    return InDoubt(
+        f"{record.subject} was ended at {record.head['peer']}, since its pager there died before all memory had come. "
+        f"The copy here is whole as it was frozen: p.haul --resolve {record.subject} --force lets it run on.",
+        code="memory-lost",
+    )
+
+
+def _unserved(record: journal.Journal, failure: PhaulError) -> InDoubt:
+    return InDoubt(
+        f"Memory that {record.subject} waits for at {record.head['peer']} cannot be read here any more "
+        f"({failure.sentence.rstrip('.')}): it cannot go on there, end it. The copy here has ended too.",
+        code="memory-lost",
+    )
