@@ -95,7 +95,7 @@ def test_p_haul_killed_while_criu_dumps(scene: Scene) -> None:
     """CRIU, as it ends, leaves the tasks as frozen as it found them: nothing must be thawed before."""
     with scene.serve() as service, Halt(scene.a) as halt:
         script = KILL_AT_THE_END_OF_THE_DUMP.format(gate=halt.gate)
-        assert scene.haul("before=phaul.docker_dump:run", script).code == -9
+        assert scene.haul("before=phaul.docker_lazy:dump", script).code == -9
         assert stands_still(lambda: state(scene.a, NAME).encode(), 1)
         halt.go()
         scene.stays(service)
