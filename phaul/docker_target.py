@@ -167,8 +167,10 @@ class DockerTarget:
 
     @staticmethod
     def kill(facts: Json) -> None:
-        docker_restore.end_tasks(int(facts["first"]), str(facts["container"]))
-        docker_restore.forget(str(facts["container"]))
+        container = str(facts["container"])
+        docker_restore.end_tasks(int(facts["first"]), container)
+        if docker_restore.was_released(container):
+            docker_restore.forget(container)
 
     @staticmethod
     def settle(facts: Json) -> None:

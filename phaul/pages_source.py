@@ -21,7 +21,7 @@ from phaul.pages_wire import ANSWER_BYTES, MAX_PAGES, PAGE, REQUEST_BYTES, Wish,
 from phaul.relay import LENGTH
 
 LOG = logging.getLogger("phaul.pages")
-RETRY_SECONDS = 0.5
+RETRY_SECONDS, END_SECONDS = 0.5, 1.0
 CHANNELS = ("pages:bulk", "pages:demand")
 _HEAD = LENGTH.size + ANSWER_BYTES
 _ZEROS = bytes(MAX_PAGES * PAGE)
@@ -161,5 +161,7 @@ class Serving:
             with contextlib.suppress(OSError):
                 link.close()
         for thread in self._threads:
-            thread.join()
-        self._memory.close()
+            thread.join(END_SECONDS)
+        # One may still be opening a channel to a host that does not answer: it ends by itself.
+        if not any(thread.is_alive() for thread in self._threads):
+            self._memory.close()

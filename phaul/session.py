@@ -126,6 +126,9 @@ class Session:
 
     def roll_back(self) -> None:
         """Undo everything; does nothing once released. Raises HaulFailed (undo) that lists what could not be undone."""
+        if self.journal.state == journal.BEGUN:
+            # A restore that waits for memory which will not come would keep the lock.
+            stop_pager(self.journal)
         with self.lock:
             if self.journal.state not in (journal.BEGUN, journal.HELD):
                 return
@@ -195,6 +198,12 @@ def missing_memory(record: journal.Journal) -> int:
     return pages_target.missing(record.haul) if lazy else 0
 
 
+def stop_pager(record: journal.Journal) -> None:
+    """Before anything else is undone: it must not wait for memory which will not come."""
+    if any(step.kind == "pages" for step in record.steps):
+        pages_target.stop(record.haul)
+
+
 def _wipe_work(path: str) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
@@ -210,6 +219,7 @@ def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
         else:
             driver.target.undo(kind, args)
 
+    stop_pager(record)
     failed = record.roll_back(undo)
     if failed:
         raise HaulFailed(f"The target could not undo everything: {'; '.join(failed)}.", code="undo")

@@ -46,7 +46,8 @@ class Source:
     def check(self):
         return [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else []
     def wanted(self):
-        return {{"note": self.name, "breaks": (self.here / "breaks").exists()}}
+        return {{"note": self.name, "memory": 0, "breaks": (self.here / "breaks").exists()}}
+    able = Capabilities()
     def trees(self):
         return [Tree(self.here / "tree", "volume", "/")] if CAPABILITIES.file_system else []
     def mapped(self):
@@ -54,12 +55,12 @@ class Source:
     def image(self, lacks):
         told("image:" + ",".join(lacks))
         return iter([b"x" * 10, b"y"])
-    def freeze(self, journal):
+    def freeze(self, journal, *, lazy):
         journal.push("hold", note=self.name)
         journal.note(note=self.name)
         (self.here / "held").touch()
         told("freeze")
-    def dump(self, images, logs):
+    def dump(self, images, logs, *, lazy):
         (images / "text.img").write_bytes((self.here / "text").read_bytes())
         return Dumped({{"colour": "blue"}}, Expectation())
     @staticmethod
@@ -129,7 +130,15 @@ ears.close()
 serving.close()
 """
 NOTHING_ELSE = "file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False"
-OPTIONS = argparse.Namespace(img_path=None, keep_images=False, skip_cpu_check=False, skip_criu_check=False)
+OPTIONS = argparse.Namespace(
+    img_path=None,
+    keep_images=False,
+    skip_cpu_check=False,
+    skip_criu_check=False,
+    mode="auto",
+    max_downtime=None,
+    postcopy_timeout=60,
+)
 
 
 class World:
