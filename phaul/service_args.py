@@ -90,8 +90,10 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
         signal.signal(number, lambda *_: stop.set())
     log.to_file(places.LOGS / "p.haul-service.log")
     service.recover_all()
+    if not options.unix:  # started on demand, it has no time for that: somebody waits
+        _say_what_lacks()
     # Beside the rest: targets may be asked, and be away.
-    threading.Thread(target=_look_around, name="look", daemon=True).start()
+    threading.Thread(target=_settle_source, name="settle", daemon=True).start()
     guard = Guard("target")
     serving = service.Service()
     door = None if options.unix else (options.bind_addr, options.port or PORT)
@@ -107,12 +109,16 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
     return 0
 
 
-def _look_around() -> None:
-    """Settle what this host was the source of when it lost its power, and say what it lacks to be a target."""
-    from phaul import docker_target_checks  # the service listens before all this is loaded
-
+def _settle_source() -> None:
+    """What this host was the source of when it lost its power."""
     for sentence in resolve.settle_all():
         LOG.warning("%s", sentence)
+
+
+def _say_what_lacks() -> None:
+    """What this host lacks to be a target."""
+    from phaul import docker_target_checks  # not loaded where it is not needed
+
     for blocker in docker_target_checks.of_host("this host"):
         LOG.warning("%s", blocker.sentence)
 
