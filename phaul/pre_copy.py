@@ -83,8 +83,9 @@ class PreCopy:
             try:
                 data = self._answer.fill(memory, wish)
             except HaulFailed:
-                # It has unmapped it meanwhile: what takes its place is a change.
-                LOG.debug("%d pages of %d at %#x are gone", wish.pages, inner, wish.start)
+                # Some of it is unmapped by now. The rest may have changed, and what was sent before would pass for it.
+                LOG.debug("of %d pages of %d at %#x some are gone", wish.pages, inner, wish.start)
+                self._say(wish, FORGET)
                 continue
             self._channel.link.send(data)
             self._on_bytes(len(data) - LENGTH.size - ANSWER_BYTES)

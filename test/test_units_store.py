@@ -8,15 +8,19 @@ import os
 import socket
 import threading
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaul import dirty, forecast, pages_store
+from phaul import dirty, forecast, pages_store, pre_copy
 from phaul.errors import ProtocolError
+from phaul.pages_source import Memory
 from phaul.pages_store import Store
-from phaul.pages_wire import FORGET, FORGET_TASK, MAX_PAGES, PAGE, Wish, wishes
+from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, MAX_PAGES, PAGE, Wish, wishes
+from phaul.relay import LENGTH
 
 TASK = 7
 
@@ -131,6 +135,17 @@ def test_pages_that_a_task_has() -> None:
     mine = [(a, b) for a, b in dirty.pages(os.getpid(), only_dirty=False) if a < start + 8 * PAGE and b > start]
     covered = {at for a, b in mine for at in range(max(a, start), min(b, start + 8 * PAGE), PAGE)}
     assert covered == {start + index * PAGE for index in (2, 3, 6)}
+
+
+def test_what_cannot_be_read_whole_is_taken_back() -> None:
+    """What an earlier round sent of it is old."""
+    sent: list[bytes] = []
+    channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
+    rounds = pre_copy.PreCopy(channel, lambda: {TASK: os.getpid()}, lambda act: act(), lambda _: None)
+    memory = Memory({TASK: os.getpid()})
+    rounds._send_range(memory, TASK, PAGE, 3 * PAGE)  # nothing is mapped so low
+    memory.close()
+    assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, PAGE, 2).answer(FORGET)]
 
 
 def test_pages_of_nobody() -> None:
