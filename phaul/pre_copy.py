@@ -74,7 +74,12 @@ class PreCopy:
 
     def _send(self) -> None:
         for inner, ranges in self._changed.items():
-            with contextlib.suppress(HaulFailed), contextlib.closing(Memory({inner: self._seen[inner][0]})) as memory:
+            try:
+                memory = Memory({inner: self._seen[inner][0]})
+            except HaulFailed:
+                self._say(Wish(inner, 0, 1), FORGET_TASK)
+                continue
+            with contextlib.closing(memory):
                 for start, end in ranges:
                     self._send_range(memory, inner, start, end)
 

@@ -148,6 +148,15 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
     assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, PAGE, 2).answer(FORGET)]
 
 
+def test_a_task_that_cannot_be_read_is_taken_back() -> None:
+    sent: list[bytes] = []
+    channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
+    rounds = pre_copy.PreCopy(channel, dict, lambda act: act(), lambda _: None)
+    rounds._seen, rounds._changed = {TASK: (1 << 22, "")}, {TASK: [(PAGE, 2 * PAGE)]}
+    rounds._send()
+    assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, 0, 1).answer(FORGET_TASK)]
+
+
 def test_pages_of_nobody() -> None:
     assert dirty.pages(1 << 22, only_dirty=False) == []
 
