@@ -16,7 +16,7 @@ from phaul import VERSION, messages_pb2
 from phaul.errors import Blocked, Blocker, PhaulError, ProtocolError, from_peer
 from phaul.link import SILENCE_S, Link
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_MESSAGE = 4 << 20
 HELLO_S = 30.0
 

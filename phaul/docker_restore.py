@@ -1,7 +1,7 @@
 """Starting a container from images through the restore runtime, held until released.
 
-/run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share:
-restore.json {images, work, switches, connections}, events (fifo: "held" comes on it), hold.sock.
+/run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
+{images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
 LOG = logging.getLogger("phaul.docker")
-HELD_MARKS = 4  # the runtime's marks until it holds the tasks
+HELD_MARKS = 5  # the runtime's marks until it holds the tasks
+WAIT, HOLD = "wait.sock", "hold.sock"
 SWITCHES = ["--file-locks", "--tcp-established"]
+POISE_SECONDS = 60
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
 EXIT_SECONDS = 30
@@ -32,16 +34,15 @@ def pending_dir(container: str) -> Path:
     return places.RESTORE / container
 
 
-def announce(container: str, *, images: Path, work: Path, connections: bool, lazy: bool, runc: tuple[int, ...]) -> Path:
-    """Tell the runtime to restore the container when the engine creates it; the shared directory."""
+def announce(container: str, *, images: Path, work: Path, lazy: bool, runc: tuple[int, ...]) -> None:
+    """Tell the runtime to restore the container when the engine creates it."""
     pending = places.private_dir(pending_dir(container))
     places.private_dir(work)
     os.mkfifo(pending / "events", 0o600)
     # The images name no cgroups: the tasks stay in that which the runtime makes for the new container.
     switches = [*SWITCHES, *docker_dump.cgroup_switches(runc), *(["--lazy-pages"] if lazy else [])]
-    document = {"images": str(images), "work": str(work), "switches": switches, "connections": connections}
+    document = {"images": str(images), "work": str(work), "switches": switches}
     (pending / "restore.json").write_text(json.dumps(document))
-    return pending
 
 
 class Starting:
@@ -51,23 +52,29 @@ class Starting:
         self.container = container
         self.error: PhaulError | None = None
         self._ended, self._end = os.pipe()
+        self._events = os.open(pending_dir(container) / "events", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._thread = threading.Thread(target=self._start, name=f"start-{container[:12]}", daemon=True)
 
-    def until_held(self) -> int:
-        """Wait for the restored, frozen tasks: the first one's pid. Raises HaulFailed (restore)."""
-        pending = pending_dir(self.container)
-        events = os.open(pending / "events", os.O_RDONLY | os.O_NONBLOCK)
-        writer = os.open(pending / "events", os.O_WRONLY | os.O_NONBLOCK)
+    def until_poised(self) -> None:
+        """Wait until nothing but the images is lacking. Raises HaulFailed (restore)."""
+        self._thread.start()
+        self._await(b"poised\n", POISE_SECONDS)
+
+    def until_held(self, *, connections: bool) -> int:
+        """The images are there: wait for the held tasks; the first one's pid. Raises HaulFailed (restore)."""
+        with contextlib.suppress(HaulFailed):
+            say(self.container, "restore connections" if connections else "restore", WAIT)
         try:
-            self._thread.start()
-            ready, _, _ = select.select([events, self._ended], [], [], RESTORE_SECONDS)
-            log_marks(self.container)
-            if events not in ready:
-                raise self._failure(pending)
+            self._await(b"held\n", RESTORE_SECONDS)
         finally:
-            os.close(writer)
-            os.close(events)
-        return int((pending / "restored").read_text())
+            log_marks(self.container)
+            os.close(self._events)
+        return int((pending_dir(self.container) / "restored").read_text())
+
+    def _await(self, word: bytes, timeout: float) -> None:
+        ready, _, _ = select.select([self._events, self._ended], [], [], timeout)
+        if self._events not in ready or os.read(self._events, len(word)) != word:
+            raise self._failure(pending_dir(self.container))
 
     def _start(self) -> None:
         try:
@@ -92,12 +99,12 @@ def log_marks(container: str, *, skip: int = 0) -> None:
             LOG.debug("mark: %s", line)
 
 
-def say(container: str, word: str) -> None:
-    """Tell the runtime that holds the tasks "ready", "release" or "discard". Raises HaulFailed (not-held)."""
+def say(container: str, word: str, door: str = HOLD) -> None:
+    """Tell the runtime its word at that socket, and hear its answer. Raises HaulFailed (not-held)."""
     try:
         with socket.socket(socket.AF_UNIX) as peer:
             peer.settimeout(WORD_SECONDS)
-            peer.connect(str(pending_dir(container) / "hold.sock"))
+            peer.connect(str(pending_dir(container) / door))
             peer.sendall(word.encode() + b"\n")
             answer = peer.recv(32)
     except OSError as error:
@@ -114,10 +121,11 @@ def discard(container: str) -> None:
     """Whatever there is of a restore goes: the held tasks, the shared directory. Raises HaulFailed where tasks stay."""
     pending = pending_dir(container)
     first = 0
+    for door in (WAIT, HOLD):
+        with contextlib.suppress(HaulFailed):
+            say(container, "discard", door)
     with contextlib.suppress(OSError, ValueError):
         first = int((pending / "restored").read_text())
-    with contextlib.suppress(HaulFailed):
-        say(container, "discard")
     if first:
         end_tasks(first, container)
     shutil.rmtree(pending, ignore_errors=True)

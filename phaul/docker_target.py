@@ -121,23 +121,23 @@ class DockerTarget:
             trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]
         return trees
 
-    def restore(self, images: Path, options: Json, logs: Path) -> str:
+    def poise(self, images: Path, *, lazy: bool) -> None:
         # By its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
         self.journal.push("container", name=self.container)
         self.journal.push("restore", container=self.container)
         work = images.parent / RESTORE_WORK
-        connections, lazy = bool(options["connections"]), bool(options["lazy"])
-        docker_restore.announce(
-            self.container, images=images, work=work, connections=connections, lazy=lazy, runc=self.runc
-        )
+        docker_restore.announce(self.container, images=images, work=work, lazy=lazy, runc=self.runc)
         self.engine.rename(self.container, self.wanted["name"])
         self.starting = docker_restore.Starting(self.container)
+        self.starting.until_poised()
+
+    def restore(self, images: Path, options: Json, logs: Path) -> str:
         try:
-            self.first = self.starting.until_held()
+            self.first = self.starting.until_held(connections=bool(options["connections"]))
             self.journal.note(first=self.first)
         finally:
             with contextlib.suppress(FileNotFoundError):
-                shutil.copy2(work / "restore.log", logs / "restore.log")
+                shutil.copy2(images.parent / RESTORE_WORK / "restore.log", logs / "restore.log")
         return self.container
 
     def pids(self) -> list[int]:

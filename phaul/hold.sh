@@ -1,36 +1,54 @@
 #!/bin/sh
 # CRIU calls this at points of a restore (criu(8), --action-script).
 #   setup-namespaces: connections inside the container need its loopback before their sockets come,
-#   and listening sockets the limits that the container's sysctls set.
-#   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, with CRIU and
-#   this script moved out of it (runc started CRIU inside), so that CRIU lets go of tasks that stay still.
+#   and listening sockets the limits that the container's sysctls set. The first task is there now: the runtime
+#   is told of it. CRIU, which runc started inside the container's cgroup, begins to leave it: that takes the
+#   kernel a while, in which CRIU works on.
+#   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, without CRIU and
+#   this script in it, so that CRIU lets go of tasks that stay still.
 set -eu
 
-freeze() {
-    if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
-        root=/sys/fs/cgroup
-        own=$root$(sed -n 's/^0:://p' "/proc/$CRTOOLS_INIT_PID/cgroup")
-        file=$own/cgroup.freeze word=1
-    else
-        root=/sys/fs/cgroup/freezer
-        own=$root$(sed -n 's/^[0-9]*:freezer://p' "/proc/$CRTOOLS_INIT_PID/cgroup")
-        file=$own/freezer.state word=FROZEN
-    fi
-    [ "$own" != "$root" ] && [ "$own" != "$root/" ]
-    for pid in $$ "$PPID"; do echo "$pid" > "$root/cgroup.procs"; done
-    echo "$word" > "$file"
+# $1's cgroup directory that can be frozen, as $found.
+find_cgroup() {
+    while IFS=: read -r number controllers path; do
+        if [ "$v2" = yes ]; then [ "$number" = 0 ] || continue; else [ "$controllers" = freezer ] || continue; fi
+        found=$root$path
+        return
+    done < "/proc/$1/cgroup"
+    exit 1
 }
+
+if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+    v2=yes root=/sys/fs/cgroup file=cgroup.freeze word=1
+else
+    v2=no root=/sys/fs/cgroup/freezer file=freezer.state word=FROZEN
+fi
 
 case $CRTOOLS_SCRIPT_ACTION in
 setup-namespaces)
+    echo "$PPID" > "$root/cgroup.procs" &
     # The host's own loopback is up already, and a container may have no ip command: the host's is used.
-    [ -s "$PHAUL_SYSCTLS" ] || exec nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up
-    # /proc/sys/net is that of the network namespace of who opens it.
-    exec nsenter -t "$CRTOOLS_INIT_PID" -n sh -ec \
-        'ip link set lo up; while IFS="=" read -r name value; do echo "$value" >"/proc/sys/$name"; done' \
-        <"$PHAUL_SYSCTLS"
+    if [ -s "$PHAUL_SYSCTLS" ]; then
+        # /proc/sys/net is that of the network namespace of who opens it.
+        nsenter -t "$CRTOOLS_INIT_PID" -n sh -ec \
+            'ip link set lo up; while IFS="=" read -r name value; do echo "$value" >"/proc/sys/$name"; done' \
+            <"$PHAUL_SYSCTLS"
+    else
+        nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up
+    fi
+    echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
     ;;
 pre-resume)
-    freeze
+    find_cgroup "$CRTOOLS_INIT_PID"
+    own=$found
+    [ "$own" != "$root" ] && [ "$own" != "$root/" ]
+    for pid in "$PPID" self; do
+        find_cgroup "$pid"
+        # It may not have been done before this began.
+        if [ "$found" = "$own" ]; then
+            for each in "$PPID" $$; do echo "$each" > "$root/cgroup.procs"; done
+        fi
+    done
+    echo "$word" > "$own/$file"
     ;;
 esac

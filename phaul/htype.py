@@ -130,6 +130,9 @@ class Target(Protocol):
     def prepare(self) -> list[Path]:
         """Make everything that can be made before the freeze; where the trees go, in their order."""
 
+    def poise(self, images: Path, *, lazy: bool) -> None:
+        """Do what of restore() needs no images yet; the last trees come after it. Raises HaulFailed (restore)."""
+
     def restore(self, images: Path, options: dict[str, Any], logs: Path) -> str:
         """Restore and hold; the new subject. Raises HaulFailed with the deciding line of CRIU's log.
 

@@ -37,7 +37,7 @@ from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
 from phaul.fs_passes import Passes
 from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
-from phaul.messages_pb2 import Begin, Discard, Prepare, Release, Reply, Request, Restore, StateIs, Verify
+from phaul.messages_pb2 import Begin, Discard, Poise, Prepare, Release, Reply, Request, Restore, StateIs, Verify
 from phaul.mstats import Stats, readable
 from phaul.pages_source import CHANNELS, Memory, Serving
 from phaul.pre_copy import PreCopy
@@ -238,6 +238,7 @@ class Haul:
         pictures = places.private_dir(self.work / "images")
         with Crew() as crew:
             poised = passes.poise(crew) if plan.capabilities.file_system else []
+            self.caller.call(Request(poise=Poise()), timeout=LONG_SECONDS)
             self.show.phase("freeze")
             self.stats.frozen = time.monotonic()
             self.source.freeze(self.record, lazy=lazy)

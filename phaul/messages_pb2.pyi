@@ -171,6 +171,10 @@ class Ping(_message.Message):
     __slots__ = []
     def __init__(self) -> None: ...
 
+class Poise(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
 class Prepare(_message.Message):
     __slots__ = ["lazy"]
     LAZY_FIELD_NUMBER: _ClassVar[int]
@@ -208,12 +212,13 @@ class Reply(_message.Message):
     def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., checked: _Optional[_Union[Checked, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., state_is: _Optional[_Union[StateIs, _Mapping]] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ["begin", "check", "complete", "discard", "ping", "prepare", "release", "restore", "state", "verify"]
+    __slots__ = ["begin", "check", "complete", "discard", "ping", "poise", "prepare", "release", "restore", "state", "verify"]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DISCARD_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    POISE_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
     RELEASE_FIELD_NUMBER: _ClassVar[int]
     RESTORE_FIELD_NUMBER: _ClassVar[int]
@@ -224,12 +229,13 @@ class Request(_message.Message):
     complete: Complete
     discard: Discard
     ping: Ping
+    poise: Poise
     prepare: Prepare
     release: Release
     restore: Restore
     state: State
     verify: Verify
-    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ...) -> None: ...
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., poise: _Optional[_Union[Poise, _Mapping]] = ...) -> None: ...
 
 class Restore(_message.Message):
     __slots__ = ["options"]

@@ -227,6 +227,9 @@ class Target:
     def prepare(self) -> list[Path]:
         return []
 
+    def poise(self, images: Path, *, lazy: bool) -> None:
+        pass
+
     def restore(self, images: Path, options: Json, logs: Path) -> str:
         since = time.clock_gettime(time.CLOCK_BOOTTIME)
         self.journal.push("restored", pids=self.wanted["pids"], boot=tasks_seen.boot_id(), since=since)

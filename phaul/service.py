@@ -181,6 +181,8 @@ class _Talk:
         with owner.lock:
             if what == "prepare":
                 return owner.prepare(request.prepare)
+            if what == "poise":
+                return owner.poise()
             if what == "restore":
                 return owner.restore(request.restore)
             if what == "verify":

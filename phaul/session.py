@@ -48,6 +48,10 @@ class Session:
     def haul(self) -> str:
         return self.journal.haul
 
+    @property
+    def _images(self) -> Path:
+        return self.work / "images"
+
     # Requests
 
     def begun(self) -> Reply:
@@ -57,14 +61,19 @@ class Session:
         self._expect(journal.BEGUN)
         if request.lazy:
             self.journal.push("pages", haul=self.haul)
-            images, work = self.work / "images", self.work / htype.RESTORE_WORK
-            pages_target.start(self.haul, token=self.token, images=images, work=work)
+            work = self.work / htype.RESTORE_WORK
+            pages_target.start(self.haul, token=self.token, images=self._images, work=work)
         self.trees = self.target.prepare()
         return Reply(prepared=Prepared(trees=[str(tree) for tree in self.trees]))
 
+    def poise(self) -> Reply:
+        self._expect(journal.BEGUN)
+        self.target.poise(self._images, lazy=waits_for_pages(self.journal))
+        return Reply(done=Done())
+
     def restore(self, request: Restore) -> Reply:
         self._expect(journal.BEGUN)
-        subject = self.target.restore(self.work / "images", json.loads(request.options), self.logs)
+        subject = self.target.restore(self._images, json.loads(request.options), self.logs)
         self.journal.advance(journal.HELD)
         return Reply(held=Held(subject=subject))
 
@@ -150,7 +159,7 @@ class Session:
             "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
             "pages": lambda: pages_target.carry(self.haul, channel.link, name),
             "speed": lambda: _drop(channel),
-            "images": lambda: images.receive(places.private_dir(self.work / "images"), channel),
+            "images": lambda: images.receive(places.private_dir(self._images), channel),
         }
         if kind not in carriers:
             raise ProtocolError(f"The peer asked for the unknown channel {name[:40]!r}.")
@@ -194,13 +203,16 @@ def state_of(record: journal.Journal) -> StateIs:
 
 def missing_memory(record: journal.Journal) -> int:
     """Bytes that the restored tasks still wait for. Raises HaulFailed (pages) where they will not come any more."""
-    lazy = any(step.kind == "pages" for step in record.steps)
-    return pages_target.missing(record.haul) if lazy else 0
+    return pages_target.missing(record.haul) if waits_for_pages(record) else 0
+
+
+def waits_for_pages(record: journal.Journal) -> bool:
+    return any(step.kind == "pages" for step in record.steps)
 
 
 def stop_pager(record: journal.Journal) -> None:
     """Before anything else is undone: it must not wait for memory which will not come."""
-    if any(step.kind == "pages" for step in record.steps):
+    if waits_for_pages(record):
         pages_target.stop(record.haul)
 
 

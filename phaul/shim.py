@@ -2,29 +2,36 @@
 """The OCI runtime `phaul`: runc, except for a container that P.Haul is about to restore.
 
 The engine calls it as it calls runc. Where /run/phaul/restore/<id>/restore.json exists, `create`
-becomes `runc restore`, and `start` keeps the restored, frozen tasks until P.Haul says on the
-directory's hold.sock "release" (thaw them) or "discard" (kill them); "ready" it answers with
-"held". Everything else is runc's.
+becomes `runc restore`. It is called while the tasks still run at the source, and waits, with runc
+as far as it goes without images, until P.Haul says on the directory's wait.sock "restore", or
+"restore connections" where there are some. As soon as there is a first task it returns, and the
+engine makes the network while CRIU goes on. `start` waits for CRIU, and then keeps the restored,
+frozen tasks until P.Haul says on hold.sock "release" (thaw them); "ready" it answers with "held".
+"discard" ends all of it on either socket. Everything else is runc's.
 
-Standard library only, and as little of it as possible: its start is part of the downtime.
+Standard library only, and little of it: its start is part of the downtime.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import select
 import socket
 import sys
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
 V2 = "/sys/fs/cgroup/cgroup.controllers"
 VERBS = ("create", "start")
+MS_REMOUNT, MS_RELATIME = 32, 1 << 21
+KEPT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS | os.ST_NOATIME
 TAKES_VALUE = ["--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file"]
 TAKES_VALUE += ["--console-socket", "--preserve-fds"]
 
@@ -64,8 +71,6 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
     with open(path) as file:
         spec: dict[str, Any] = json.load(file)
     lines = ["action-script " + HOLD]
-    if not json.load(open(os.path.join(pending, "restore.json"))).get("connections"):
-        lines.append("network-lock skip")
     for mount in spec["mounts"]:
         if mount.get("type") == "cgroup":
             lines += cgroup_lines(mount["destination"], spec["linux"].get("cgroupsPath", ""))
@@ -117,23 +122,139 @@ def mark(pending: str, account: str) -> None:
 
 
 def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -> int:
+    """Everything until the first task is there; a process of its own follows the rest."""
     bundle = options.get("--bundle") or options.get("-b") or os.getcwd()
     spec = adapt(bundle, pending)
     with open(os.path.join(pending, "restore.json")) as file:
         wish = json.load(file)
-    words = ["restore", "--detach", "--image-path", wish["images"], "--work-path", wish["work"], *wish["switches"]]
+    gate = Gate(wish["images"], wish["work"])
+    words = ["restore", "--detach", "--image-path", gate.path, "--work-path", wish["work"], *wish["switches"]]
     command = [runc(), *argv[:verb], *words, *argv[verb + 1 :]]
+    first = Fifo(os.path.join(pending, "first"))
+    os.environ["PHAUL_FIRST"] = first.path
+    restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fd, first.fd])
+    word = awaited(pending)
+    if word == b"discard":
+        os.killpg(restorer, 9)
+        return 1
+    mark(pending, "word")
+    refresh(spec["root"]["path"])
+    if word != b"restore connections":
+        with open(os.path.join(pending, "criu.conf"), "a") as file:
+            file.write("network-lock skip\n")
+    gate.open()
+    return early(first.fd, ended, restorer, options["--pid-file"])
+
+
+class Fifo:
+    """A fifo that is open here for reading and writing, so that neither end of it waits for the other."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        os.mkfifo(path, 0o600)
+        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+class Gate:
+    """A directory for the images, at which runc waits: what it reads before it starts CRIU is a fifo there."""
+
+    NAME = "descriptors.json"
+
+    def __init__(self, images: str, work: str) -> None:
+        self.images, self.path = images, os.path.join(work, "images")
+        os.mkdir(self.path, 0o700)
+        self.fd = Fifo(os.path.join(self.path, self.NAME)).fd
+
+    def open(self) -> None:
+        """The images are there."""
+        for name in os.listdir(self.images):
+            if name != self.NAME:
+                os.link(os.path.join(self.images, name), os.path.join(self.path, name))
+        with open(os.path.join(self.images, self.NAME), "rb") as file, open(self.fd, "wb") as out:
+            out.write(file.read())
+
+
+def begin(command: list[str], pending: str, pid_file: str, spec: dict[str, Any], ours: list[int]) -> tuple[int, int]:
+    """Start what follows runc to its end: (its pid, a descriptor that becomes readable as it ends).
+
+    Who waits for the lock waits for that end too. The descriptors `ours` are not its own.
+    """
+    lock = os.open(os.path.join(pending, "lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    ended, theirs = os.pipe()
+    child = os.fork()
+    if child:
+        os.setpgid(child, child)
+        os.close(theirs)
+        return child, ended
+    try:
+        os.setpgid(0, 0)
+        for descriptor in (*ours, ended):
+            os.close(descriptor)
+        follow(command, pending, pid_file, spec)
+    finally:
+        os._exit(1)
+
+
+def follow(command: list[str], pending: str, pid_file: str, spec: dict[str, Any]) -> NoReturn:
     # The container inherits standard input, output and error: they stay what the engine made them.
     pid = os.posix_spawn(command[0], command, os.environ)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     mark(pending, "runc")
-    if code:
-        return code
-    with open(options["--pid-file"]) as file:
-        first = int(file.read())
-    mend_oom_score(first, spec)
-    with open(os.path.join(pending, "restored"), "w") as file:
-        file.write(str(first))
+    if code == 0:
+        with open(pid_file) as file:
+            first = int(file.read())
+        mend_oom_score(first, spec)
+        with open(os.path.join(pending, "restored.new"), "w") as file:
+            file.write(str(first))
+        os.rename(os.path.join(pending, "restored.new"), os.path.join(pending, "restored"))
+    os._exit(code)
+
+
+def awaited(pending: str) -> bytes:
+    """P.Haul's word, when all that can be done before it is done."""
+    with socket.socket(socket.AF_UNIX) as server:
+        os.umask(0o177)
+        server.bind(os.path.join(pending, "wait.sock"))
+        server.listen(4)
+        mark(pending, "engine")
+        announce(pending, b"poised\n")
+        while True:
+            peer, _ = server.accept()
+            with peer:
+                peer.settimeout(10)
+                try:
+                    word = peer.recv(32).strip()
+                    if word.startswith((b"restore", b"discard")):
+                        peer.send(word + b"\n")
+                        return word
+                except OSError:
+                    continue
+
+
+def refresh(root: str) -> None:
+    """Files came into the upper directory beneath the mounted root: nothing of what was seen before may be remembered.
+
+    A remount drops every name of the file system that nobody uses (shrink_dcache_sb in fs/super.c); a change of the
+    root's mode makes overlayfs look at the root itself again.
+    """
+    import ctypes
+
+    flags = os.statvfs(root).f_flag
+    kept = flags & KEPT_FLAGS | (MS_RELATIME if flags & os.ST_RELATIME else 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(None, root.encode(), None, ctypes.c_ulong(MS_REMOUNT | kept), None):
+        sys.exit("phaul runtime: %s cannot be mounted anew: %s" % (root, os.strerror(ctypes.get_errno())))
+    os.chmod(root, os.stat(root).st_mode & 0o7777)
+
+
+def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
+    """Wait for the first task, and tell the engine of it; or for the end of a restore that failed before."""
+    ready, _, _ = select.select([first, ended], [], [])
+    if first not in ready:
+        return os.waitstatus_to_exitcode(os.waitpid(restorer, 0)[1]) or 1
+    with open(pid_file, "w") as file:
+        file.write(str(int(os.read(first, 32))))
     return 0
 
 
@@ -180,7 +301,12 @@ def thaw(directory: str, v2: bool) -> None:
 
 
 def hold(pending: str) -> int:
-    """Wait for the word, however often P.Haul itself comes and goes; the exit status for the engine."""
+    """Wait for CRIU, and for the word, however often P.Haul itself comes and goes; the exit status for the engine."""
+    lock = os.open(os.path.join(pending, "lock"), os.O_WRONLY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not os.path.exists(os.path.join(pending, "restored")):
+        print("phaul runtime: the restore failed", file=sys.stderr)
+        return 1
     with open(os.path.join(pending, "restored")) as file:
         directory, v2 = freezer(int(file.read()))
     server = socket.socket(socket.AF_UNIX)
@@ -188,7 +314,7 @@ def hold(pending: str) -> int:
     server.bind(os.path.join(pending, "hold.sock"))
     server.listen(4)
     mark(pending, "shim")
-    announce(pending)
+    announce(pending, b"held\n")
     while True:
         peer, _ = server.accept()
         peer.settimeout(10)
@@ -229,11 +355,11 @@ def conclude(pending: str, how: str, peer: socket.socket) -> None:
         pass
 
 
-def announce(pending: str) -> None:
+def announce(pending: str, word: bytes) -> None:
     """Tell who waits on the fifo; nobody may be there."""
     try:
         fifo = os.open(os.path.join(pending, "events"), os.O_WRONLY | os.O_NONBLOCK)
-        os.write(fifo, b"held\n")
+        os.write(fifo, word)
         os.close(fifo)
     except OSError:
         pass
@@ -244,10 +370,10 @@ def main(argv: list[str]) -> int:
     if call:
         verb, word, container, options = call
         pending = os.path.join(RESTORE, container)
-        if word == "create" and os.path.exists(pending + "/restore.json") and not os.path.exists(pending + "/restored"):
-            mark(pending, "engine")
+        due, begun = (os.path.exists(os.path.join(pending, name)) for name in ("restore.json", "lock"))
+        if word == "create" and due and not begun:
             return restore(argv, verb, options, pending)
-        if word == "start" and os.path.exists(pending + "/restored"):
+        if word == "start" and begun:
             mark(pending, "engine and network")
             return hold(pending)
     os.execv(runc(), ["runc", *argv])
