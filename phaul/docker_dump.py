@@ -1,17 +1,30 @@
-"""Dumping a paused container beneath the engine: `runc checkpoint` on the engine's own state directory."""
+"""Dumping a container beneath the engine: `runc checkpoint` on the engine's own state directory.
+
+It is begun while the tasks run. CRIU calls poise.sh before it looks at them, which says so on the
+fifo `poised` of the work directory and waits for a word on the fifo `go`.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from phaul import criu_images, criu_log, docker_lazy
+from phaul import criu_api, criu_images, criu_log
+from phaul.docker_lazy import LazyDump
 from phaul.errors import HaulFailed
 from phaul.private_net import PrivateNet
-from phaul.run import Done, run
+from phaul.run import ended, start
 
 ENGINE_RUN = Path("/run/docker")
 DUMP_SECONDS = 3600
-CONFIGURATION = "ghost-limit 2047M\n"
+POISE_SECONDS, END_SECONDS = 60, 10
+POISED, GO = "poised", "go"
+SCRIPT = Path(__file__).with_name("poise.sh")
+CONFIGURATION = f"ghost-limit 2047M\naction-script {SCRIPT}\n"
 IGNORES_CGROUPS = (1, 2)  # runc that can leave cgroups out of the images
 NO_CONNECTIONS = "network-lock skip\n"
 
@@ -31,33 +44,96 @@ def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
     return ["--manage-cgroups-mode", "ignore"] if runc >= IGNORES_CGROUPS else []
 
 
-def dump(
-    container: str,
-    *,
-    images: Path,
-    work: Path,
-    connections: bool,
-    runc: tuple[int, ...],
-    lazily_in: PrivateNet | None,
-) -> None:
-    """Write the images, without memory where a network namespace for that is given; the tasks stay frozen.
+class Dump:
+    """A dump that waits for finish(), when the tasks are frozen, as they stay.
 
-    `runc` is its version. Raises HaulFailed (dump) with CRIU's deciding line.
+    Without memory where a network namespace for that is given. `runc` is its version, `connections`
+    whether there are any, which CRIU has to lock.
     """
-    argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
-    # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
-    ignore = cgroup_switches(runc)
-    argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *ignore]
-    env = {"CRIU_CONFIG_FILE": str(_configuration(work, connections=connections))}
-    if lazily_in:
-        done = lazily_in.call(docker_lazy.dump, argv, container, env=env, timeout=DUMP_SECONDS)
-    else:
-        done = run([*argv, container], timeout=DUMP_SECONDS, check=False, env=env)
-    if done.code:
-        raise HaulFailed(_why(done, work / "dump.log"), code="dump", detail=done.err)
-    criu_images.mend(images, work / "dump.log")
-    if not ignore:
-        criu_images.leave_cgroups(images)
+
+    def __init__(
+        self,
+        container: str,
+        *,
+        images: Path,
+        work: Path,
+        connections: bool,
+        runc: tuple[int, ...],
+        lazily_in: PrivateNet | None,
+    ) -> None:
+        self.connections = connections
+        self._images, self._work = images, work
+        self._ignore = cgroup_switches(runc)
+        self._gone = False
+        self._poised, self._go = _fifo(work / POISED), _fifo(work / GO)
+        # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
+        argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
+        argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
+        fifos = {"PHAUL_POISED": str(work / POISED), "PHAUL_GO": str(work / GO)}
+        env = {"CRIU_CONFIG_FILE": str(_configuration(work, connections=connections)), **fifos}
+        self._lazy = LazyDump(argv, container, net=lazily_in, env=env) if lazily_in else None
+        self._process = self._lazy.process if self._lazy else start([*argv, container], env=env)
+
+    def until_poised(self) -> None:
+        """Wait until CRIU is about to look at the tasks. Raises HaulFailed (dump)."""
+        process = os.pidfd_open(self._process.pid)
+        ready, _, _ = select.select([self._poised, process], [], [], POISE_SECONDS)
+        os.close(process)
+        if self._poised not in ready:
+            self._fail()
+
+    def finish(self) -> None:
+        """The tasks are frozen: write the images. Raises HaulFailed (dump) with CRIU's deciding line."""
+        self._gone = True
+        os.write(self._go, b"go\n")
+        if self._lazy:
+            written = self._lazy.written(DUMP_SECONDS)
+        else:
+            written = ended(self._process, timeout=DUMP_SECONDS).code == 0
+        if not written:
+            self._fail()
+        criu_images.mend(self._images, self._work / "dump.log")
+        if not self._ignore:
+            criu_images.leave_cgroups(self._images)
+
+    def _fail(self) -> NoReturn:
+        # A CRIU that has not ended is left alone: killed now, it would leave its code in the tasks.
+        done = ended(self._process, timeout=END_SECONDS)
+        line = criu_log.deciding_line(self._work / "dump.log")
+        raise HaulFailed(f"CRIU could not dump the container: {line or done.last_words}", code="dump", detail=done.err)
+
+    def close(self) -> None:
+        """What has not been told to go on is called off."""
+        if not self._gone:
+            os.write(self._go, b"stop\n")
+            ended(self._process, timeout=END_SECONDS)
+        if self._lazy:
+            self._lazy.close()
+        for name, descriptor in ((POISED, self._poised), (GO, self._go)):
+            os.close(descriptor)
+            (self._work / name).unlink()
+
+
+def call_off(work: Path) -> None:
+    """End a dump in that work directory whose p.haul has died before it told it to go on."""
+    with contextlib.suppress(FileNotFoundError), _opened(work / POISED), _opened(work / GO) as go:
+        os.write(go, b"stop\n")
+        criu_api.await_end(work)
+
+
+def _fifo(path: Path) -> int:
+    """A new fifo, open here for reading and writing: so its other end waits for nobody, and sees our death."""
+    os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _configuration(work: Path, *, connections: bool) -> Path:
@@ -65,8 +141,3 @@ def _configuration(work: Path, *, connections: bool) -> Path:
     configuration = work / "criu.conf"
     configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
     return configuration
-
-
-def _why(done: Done, log: Path) -> str:
-    line = criu_log.deciding_line(log)
-    return f"CRIU could not dump the container: {line or done.last_words}"

@@ -12,48 +12,48 @@ import logging
 import os
 import select
 import socket
-import subprocess
 import threading
 from pathlib import Path
 
 from phaul import run
-from phaul.private_net import LOOPBACK
-from phaul.run import Done
+from phaul.private_net import LOOPBACK, PrivateNet
 
 LOG = logging.getLogger("phaul.dump")
 PORT = 27000
 CONNECT_SECONDS = 10
+END_SECONDS = 3600
 
 
-def dump(argv: list[str | Path], container: str, *, env: dict[str, str], timeout: float) -> Done:
-    """Called in a network namespace of our own. Back as soon as the images are written; CRIU ends in its own time."""
-    status, theirs = os.pipe()
-    words = [*argv, "--lazy-pages", "--page-server", f"{LOOPBACK}:{PORT}", "--status-fd", str(theirs), container]
-    try:
-        runc = run.start(words, env=env, pass_fds=(theirs,))
-    finally:
-        os.close(theirs)
-    try:
-        ready, _, _ = select.select([status], [], [], timeout)
-        if not ready:
-            run.kill(runc)
-        written = bool(ready) and os.read(status, 1) != b""
-    finally:
-        os.close(status)
-    if not written:
-        return _ended(runc)
+class LazyDump:
+    """In a network namespace of our own. `process` is runc."""
+
+    def __init__(self, argv: list[str | Path], container: str, *, net: PrivateNet, env: dict[str, str]) -> None:
+        self._net = net
+        self._status, theirs = os.pipe()
+        words = [*argv, "--lazy-pages", "--page-server", f"{LOOPBACK}:{PORT}", "--status-fd", str(theirs), container]
+        try:
+            self.process = net.call(run.start, words, env=env, pass_fds=(theirs,))
+        finally:
+            os.close(theirs)
+
+    def written(self, timeout: float) -> bool:
+        """Whether the images are written; then CRIU ends in its own time. False: it has ended without, or must be."""
+        ready, _, _ = select.select([self._status], [], [], timeout)
+        if not ready or os.read(self._status, 1) == b"":
+            return False
+        self._net.call(_ask_for_nothing)
+        threading.Thread(target=self._see_off, name="dump-end", daemon=True).start()
+        return True
+
+    def _see_off(self) -> None:
+        done = run.ended(self.process, timeout=END_SECONDS)
+        if done.code:
+            LOG.warning("runc checkpoint ended with %d after the images were written: %s", done.code, done.last_words)
+
+    def close(self) -> None:
+        os.close(self._status)
+
+
+def _ask_for_nothing() -> None:
     with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, PORT), CONNECT_SECONDS):
         pass
-    threading.Thread(target=_see_off, args=(runc,), name="dump-end", daemon=True).start()
-    return Done(("runc",), 0, "", "")
-
-
-def _see_off(runc: subprocess.Popen[bytes]) -> None:
-    done = _ended(runc)
-    if done.code:
-        LOG.warning("runc checkpoint ended with %d after the images were written: %s", done.code, done.last_words)
-
-
-def _ended(runc: subprocess.Popen[bytes]) -> Done:
-    out, errors = runc.communicate()
-    return Done(("runc",), runc.returncode, out.decode(errors="replace"), errors.decode(errors="replace"))

@@ -25,6 +25,7 @@ from phaul import (
     tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
+from phaul.docker_dump import Dump
 from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
 from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
@@ -159,9 +160,35 @@ class DockerSource:
         yield stopped
         journal.forget(number)
 
-    def freeze(self, journal: Journal, *, lazy: bool) -> None:
-        """The engine must not start it again when its copy here ends: the restart policy goes first."""
+    @contextlib.contextmanager
+    def poised(self, journal: Journal, images: Path, logs: Path, *, lazy: bool) -> Iterator[None]:
         self.network = PrivateNet() if lazy else None
+        journal.push("dump", work=str(images.parent))
+        self.begun = self._begin_dump(images)
+        try:
+            self.begun.until_poised()
+            yield
+        finally:
+            self.begun.close()
+            _keep_log(images.parent / "dump.log", logs)
+
+    def _begin_dump(self, images: Path) -> Dump:
+        return Dump(
+            self.id,
+            images=images,
+            work=images.parent,
+            connections=self._connected(),
+            runc=self.runc,
+            lazily_in=self.network,
+        )
+
+    def _connected(self) -> bool:
+        """Whether there are connections that CRIU has to lock; on the host's network it may see others'."""
+        pid = int(self.inspect["State"]["Pid"])
+        return bool(tasks_seen.connections(pid).inside) or docker_checks.shares_host_network(self.inspect)
+
+    def freeze(self, journal: Journal) -> None:
+        """The engine must not start it again when its copy here ends: the restart policy goes first."""
         pid = int(self.inspect["State"]["Pid"])
         remove, rm = bool(self.options.remove_source), bool(self.inspect["HostConfig"]["AutoRemove"])
         journal.note(container=self.id, name=self.name, pid=pid, remove=remove, rm=rm)
@@ -202,26 +229,19 @@ class DockerSource:
         pids = self._pids()
         return any(tasks_seen.waits_in_vfork(pid) for pid in pids)
 
-    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
+    def dump(self, images: Path, *, lazy: bool) -> Dumped:
+        connected = self._connected()
+        if connected != self.begun.connections:
+            # It waits with the other configuration.
+            self.begun.close()
+            self.begun = self._begin_dump(images)
+            self.begun.until_poised()
+        self.begun.finish()
         pid = int(self.inspect["State"]["Pid"])
-        host_network = docker_checks.shares_host_network(self.inspect)
-        connections = bool(tasks_seen.connections(pid).inside) or host_network
-        work = images.parent
-        try:
-            docker_dump.dump(
-                self.id,
-                images=images,
-                work=work,
-                connections=connections,
-                runc=self.runc,
-                lazily_in=self.network,
-            )
-        finally:
-            _keep_log(work / "dump.log", logs)
         pids = freezer.of(pid).pids()
         LOG.debug("dumped")
         ordered = [pid, *(other for other in pids if other != pid)]
-        return Dumped({"connections": connections, "lazy": lazy}, tasks_seen.expectation(ordered))
+        return Dumped({"connections": connected, "lazy": lazy}, tasks_seen.expectation(ordered))
 
     @staticmethod
     def tasks(facts: Json) -> dict[int, int]:
@@ -291,4 +311,8 @@ def _undo_thaw(args: Json) -> None:
         freezer.of_container(int(args["pid"]), str(args["container"])).thaw()
 
 
-UNDO = {"thaw": _undo_thaw, "restart-policy": _undo_restart_policy, "pause": _undo_pause}
+def _undo_dump(args: Json) -> None:
+    docker_dump.call_off(Path(args["work"]))
+
+
+UNDO = {"dump": _undo_dump, "thaw": _undo_thaw, "restart-policy": _undo_restart_policy, "pause": _undo_pause}

@@ -95,10 +95,16 @@ class Source(Protocol):
     def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
         """For the time before freeze(): what runs a function while all tasks stand still, for a moment each time."""
 
-    def freeze(self, journal: Journal, *, lazy: bool) -> None:
-        """Stop the tasks where they are, for a dump with `lazy`; every undo is pushed before its act."""
+    def poised(self, journal: Journal, images: Path, logs: Path, *, lazy: bool) -> AbstractContextManager[None]:
+        """For the time around freeze() and dump(): what a dump needs is there, as far as it can be while tasks run.
 
-    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
+        CRIU's log is in `logs` in the end. Raises HaulFailed (dump).
+        """
+
+    def freeze(self, journal: Journal) -> None:
+        """Stop the tasks where they are; every undo is pushed before its act."""
+
+    def dump(self, images: Path, *, lazy: bool) -> Dumped:
         """Write the frozen tasks to `images`, but for memory that can be asked for later where `lazy`.
 
         Raises HaulFailed with the deciding line of CRIU's log.

@@ -236,17 +236,17 @@ class Haul:
         memory, lazy = self._channel("images"), plan.capabilities.post_copy
         pages = {name: self._channel(name) for name in CHANNELS} if lazy else {}
         pictures = places.private_dir(self.work / "images")
-        with Crew() as crew:
+        with self.source.poised(self.record, pictures, self.logs, lazy=lazy), Crew() as crew:
             poised = passes.poise(crew) if plan.capabilities.file_system else []
             self.caller.call(Request(poise=Poise()), timeout=LONG_SECONDS)
             self.show.phase("freeze")
             self.stats.frozen = time.monotonic()
-            self.source.freeze(self.record, lazy=lazy)
+            self.source.freeze(self.record)
             self.record.advance(journal.FROZEN)
             LOG.debug("frozen")
             if self.pre_copy:
                 crew.add(self._end_pre_copy, self.pre_copy)
-            dump = crew.add(self.source.dump, pictures, self.logs, lazy=lazy)
+            dump = crew.add(self.source.dump, pictures, lazy=lazy)
             passes.go(crew, poised)
             crew.join()
         dumped: Dumped = dump.result()

@@ -147,18 +147,21 @@ class Source:
     def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
         raise HaulFailed("A process is not stopped before it is dumped.", code="no-pre-dump")
 
-    def freeze(self, journal: Journal, *, lazy: bool) -> None:
+    @contextlib.contextmanager
+    def poised(self, journal: Journal, images: Path, logs: Path, *, lazy: bool) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            _move_log(images / "dump.log", logs)
+
+    def freeze(self, journal: Journal) -> None:
         """CRIU stops them as it dumps."""
         pids = named(tree_of(self.pid))
         journal.note(pids=pids)
         journal.push("stop", pids=pids, work=journal.head["work"])
 
-    def dump(self, images: Path, logs: Path, *, lazy: bool) -> Dumped:
-        options = {"shell_job": self.options.shell_job, "root": self.options.pid_root}
-        try:
-            criu_api.dump(self.pid, images, options)
-        finally:
-            _move_log(images / "dump.log", logs)
+    def dump(self, images: Path, *, lazy: bool) -> Dumped:
+        criu_api.dump(self.pid, images, {"shell_job": self.options.shell_job, "root": self.options.pid_root})
         return Dumped({}, tasks_seen.expectation(sorted(tree_of(self.pid)), mounts=False))
 
     @staticmethod

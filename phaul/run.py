@@ -68,6 +68,16 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
+def ended(process: subprocess.Popen[bytes], *, timeout: float) -> Done:
+    """How a started command ended. Raises HaulFailed (tool-timeout) where it does not, so many seconds long."""
+    words = tuple(str(word) for word in process.args) if isinstance(process.args, list) else ()
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise HaulFailed(f"{words[0]} did not end within {timeout:g} s.", code="tool-timeout") from None
+    return Done(words, process.returncode, out.decode(errors="replace"), err.decode(errors="replace"))
+
+
 def run(
     argv: Sequence[str | Path],
     *,
