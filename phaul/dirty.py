@@ -1,7 +1,7 @@
 """Which pages of a running task have changed: the kernel's soft-dirty tracking, asked with PAGEMAP_SCAN.
 
 Documentation/admin-guide/mm/soft-dirty.rst and pagemap.rst; numbers are those of linux/fs.h. To have
-it one needs CONFIG_MEM_SOFT_DIRTY and Linux 6.7.
+it one needs CONFIG_MEM_SOFT_DIRTY and Linux 6.7. Which pages there are at all every kernel tells.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import ctypes
 import errno
 import mmap
 import os
+from array import array
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from phaul.errors import HaulFailed
@@ -20,6 +22,7 @@ PAGE = 4096
 PAGEMAP_SCAN = 0xC0606610
 FILE, PRESENT, SWAPPED, PFNZERO, SOFT_DIRTY = 4, 8, 16, 32, 128
 _REGIONS = 512
+_LISTED_PAGES, _ENTRY = 1 << 14, 8
 _U64 = ctypes.c_uint64
 
 
@@ -65,8 +68,9 @@ def pages(pid: int, *, only_dirty: bool) -> list[tuple[int, int]]:
     """
     found: list[tuple[int, int]] = []
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        scan = _scan if only_dirty or _can_scan() else _listed
         for start, end in _private(pid):
-            found += _scan(pid, start, end, only_dirty=only_dirty)
+            found += scan(pid, start, end, only_dirty=only_dirty)
     return found
 
 
@@ -76,6 +80,36 @@ def _private(pid: int) -> Iterator[tuple[int, int]]:
         if fields[1][3] == "p" and fields[-1] not in ("[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]"):
             start, _, end = fields[0].partition("-")
             yield int(start, 16), int(end, 16)
+
+
+@cache
+def _can_scan() -> bool:
+    """Whether the kernel has PAGEMAP_SCAN."""
+    try:
+        start, end = next(_private(os.getpid()))
+        list(_scan(os.getpid(), start, end, only_dirty=False))
+    except HaulFailed:
+        return False
+    return True
+
+
+def _listed(pid: int, start: int, end: int, *, only_dirty: bool) -> Iterator[tuple[int, int]]:
+    """Page by page, from /proc/<pid>/pagemap: bit 63 present, 62 swapped, 61 of a file."""
+    assert not only_dirty
+    begun = 0
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(start // PAGE * _ENTRY)
+        for at in range(start, end, _LISTED_PAGES * PAGE):
+            entries = array("Q", pagemap.read(min(_LISTED_PAGES, (end - at) // PAGE) * _ENTRY))
+            for index, entry in enumerate(entries):
+                has = entry >> 62 and not entry >> 61 & 1
+                if has and not begun:
+                    begun = at + index * PAGE
+                elif begun and not has:
+                    yield begun, at + index * PAGE
+                    begun = 0
+    if begun:
+        yield begun, end
 
 
 def _scan(pid: int, start: int, end: int, *, only_dirty: bool) -> Iterator[tuple[int, int]]:

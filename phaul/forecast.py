@@ -14,6 +14,10 @@ from phaul.pace import Pace
 
 # The engine, CRIU and the frozen pass over the files, whatever the memory's size.
 BASE_SECONDS = 0.3
+# Bytes a second.
+COMPARE_RATE = 4 << 30
+TRACKED = "both kernels track what changes"
+COMPARED = "in the end it is compared with what was sent, since a kernel does not track what changes"
 PROBE_CHUNK, PROBE_SECONDS, PROBE_CHUNKS, PROBE_PART = 256 << 10, 0.1, 64, 64
 ANSWER_SECONDS = 60
 
@@ -42,16 +46,20 @@ def measure(channel: Connection, *, memory: int, pace: Pace) -> float:
     return sent / max(1e-6, time.monotonic() - began)
 
 
-def sentence(*, memory: int, rate: float, mode: str, lazy: bool, rounds: bool, budget_ms: int | None) -> str:
-    """One line for people: how long it will stand still, and why; `rate` in bytes a second."""
+def sentence(*, memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
+    """One line for people: how long it will stand still, and why; `rate` in bytes a second.
+
+    `rounds` is how it is known what to send in the last one, TRACKED or COMPARED; "" where there are none.
+    """
     whole = BASE_SECONDS + memory / rate
     how = f"{readable(memory)} of memory at {readable(rate)}/s"
     if lazy and mode == "postcopy":
         follow = f"{how} follow and it depends on this host meanwhile"
         return f"Expected downtime {BASE_SECONDS:.1f} s: released at once, {follow}."
     if rounds:
-        base = f"Expected downtime {BASE_SECONDS:.1f} s, and what the last round takes"
-        return f"{base}: {how} go in rounds while it runs, since both kernels track what changes."
+        base = BASE_SECONDS + (memory / COMPARE_RATE if rounds == COMPARED else 0)
+        last = f"Expected downtime {base:.1f} s, and what the last round takes"
+        return f"{last}: {how} go in rounds while it runs; {rounds}."
     if lazy and budget_ms is not None and budget_ms / 1000 < whole:
         follows = f"what is missing of {how} follows and it depends on this host meanwhile"
         return f"Expected downtime {max(BASE_SECONDS, budget_ms / 1000):.1f} s: released then, {follows}."

@@ -44,7 +44,12 @@ def _tool_version(*argv: str) -> str:
 
 def gather() -> HostFacts:
     """This host's facts as they are now: a tool may have been upgraded since; takes some tens of ms."""
-    words = Capabilities(pre_dump=dirty.possible(), post_copy=_has_feature("uffd-noncoop"), tcp_keep=False).words()
+    able = Capabilities(
+        pre_dump=dirty.possible(),
+        compare=bool(importlib.util.find_spec("xxhash")),
+        post_copy=_has_feature("uffd-noncoop"),
+        tcp_keep=False,
+    )
     return HostFacts(
         hostname=platform.node(),
         machine=platform.machine(),
@@ -52,7 +57,7 @@ def gather() -> HostFacts:
         criu=_tool_version("criu", "--version"),
         rsync=_tool_version("rsync", "--version"),
         cgroup_v2=freezer.is_v2(),
-        capabilities=words,
+        capabilities=able.words(),
         cpu=" ".join(sorted(_cpu_flags())),
         host_id=places.host_id(),
     )

@@ -35,12 +35,18 @@ class Capabilities:
     file_system: bool = True  # trees of files travel with it
     image: bool = True  # an image of which the target may have parts travels before it
     hold: bool = True  # restored tasks can be kept from running until released
-    pre_dump: bool = True  # memory can be copied in rounds while it runs
+    pre_dump: bool = True  # the kernel tells which memory changes, so that it can be copied in rounds while it runs
+    compare: bool = True  # memory can be compared with what was sent, which does for rounds too
     post_copy: bool = True  # memory can follow after the release
     tcp_keep: bool = True  # established connections can move
 
     def __and__(self, other: Capabilities) -> Capabilities:
         return Capabilities(**{f.name: getattr(self, f.name) and getattr(other, f.name) for f in fields(self)})
+
+    @property
+    def in_rounds(self) -> bool:
+        """Whether memory can go while it changes."""
+        return self.post_copy and (self.pre_dump or self.compare)
 
     def words(self) -> list[str]:
         return [f.name for f in fields(self) if getattr(self, f.name)]

@@ -27,7 +27,6 @@ from phaul import (
     log,
     places,
     post_copy,
-    pre_copy,
     preflight,
     resolve,
 )
@@ -40,7 +39,8 @@ from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Poise, Prepare, Release, Reply, Request, Restore, StateIs, Verify
 from phaul.mstats import Stats, readable
 from phaul.pages_source import CHANNELS, Memory, Serving
-from phaul.pre_copy import PreCopy
+from phaul.pre_compare import Compared
+from phaul.pre_copy import CHANNEL, Rounds, Sender, Tracked
 from phaul.targets import Reach
 from phaul.tasks import Crew
 from phaul.xem_rpc import Caller
@@ -77,7 +77,7 @@ class Haul:
         self.trees: list[Tree] = []
         self.token = b""
         self.serving: Serving | None = None
-        self.pre_copy: PreCopy | None = None
+        self.rounds: Rounds | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -136,8 +136,8 @@ class Haul:
             if plan.capabilities.file_system:
                 self.show.phase("sync")
                 passes.sync()
-            if self._in_rounds(plan):
-                self._pre_copy()
+            if self._rounds_of(plan):
+                self._pre_copy(plan)
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
@@ -202,7 +202,7 @@ class Haul:
             rate=rate,
             mode=self.options.mode,
             lazy=plan.capabilities.post_copy,
-            rounds=self._in_rounds(plan),
+            rounds=self._rounds_of(plan),
             budget_ms=self.options.max_downtime,
         )
         self.show.say(words)
@@ -216,20 +216,22 @@ class Haul:
             channel.link.send_chunks(_counted(image, lambda count: self.stats.add("image", count)))
             _confirm(channel)
 
-    def _in_rounds(self, plan: preflight.Plan) -> bool:
-        able = plan.capabilities.pre_dump and plan.capabilities.post_copy
-        return able and self.options.mode in ("auto", "precopy")
+    def _rounds_of(self, plan: preflight.Plan) -> str:
+        if not plan.capabilities.in_rounds or self.options.mode not in ("auto", "precopy"):
+            return ""
+        return forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
 
-    def _pre_copy(self) -> None:
+    def _pre_copy(self, plan: preflight.Plan) -> None:
         self.show.phase("pre-copy")
+
+        def tasks() -> dict[int, int]:
+            return self.source.tasks(self.record.head)
+
         with self.source.brief_stops(self.record) as stopped:
-            self.pre_copy = PreCopy(
-                self._channel(pre_copy.CHANNEL),
-                lambda: self.source.tasks(self.record.head),
-                stopped,
-                lambda count: self.stats.add("memory", count),
-            )
-            self.pre_copy.run(self.show.say)
+            self.sender = Sender(self._channel(CHANNEL), lambda count: self.stats.add("memory", count))
+            tracked = plan.capabilities.pre_dump
+            self.rounds = Tracked(self.sender, tasks, stopped) if tracked else Compared(self.sender, tasks)
+            self.rounds.run(self.show.say)
 
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""
@@ -244,8 +246,8 @@ class Haul:
             self.source.freeze(self.record)
             self.record.advance(journal.FROZEN)
             LOG.debug("frozen")
-            if self.pre_copy:
-                crew.add(self._end_pre_copy, self.pre_copy)
+            if self.rounds:
+                crew.add(self._end_pre_copy, self.rounds)
             dump = crew.add(self.source.dump, pictures, lazy=lazy)
             passes.go(crew, poised)
             crew.join()
@@ -269,10 +271,9 @@ class Haul:
             self.show.phase("memory")
             post_copy.await_memory(self.caller, self.name, self.serving, until=until)
 
-    @staticmethod
-    def _end_pre_copy(rounds: PreCopy) -> None:
+    def _end_pre_copy(self, rounds: Rounds) -> None:
         rounds.settle()
-        rounds.end()
+        self.sender.end()
 
     def _memory_until(self) -> float:
         """When to release at the latest, by the monotonic clock, though memory is missing; 0: at once."""

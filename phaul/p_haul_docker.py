@@ -9,7 +9,7 @@ from phaul.docker_source import DockerSource as Source
 from phaul.docker_target import DockerTarget as Target
 from phaul.htype import Capabilities
 
-CAPABILITIES = Capabilities(file_system=True, image=True, hold=True, pre_dump=True, post_copy=True, tcp_keep=False)
+CAPABILITIES = Capabilities(tcp_keep=False)
 
 __all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
 

@@ -25,7 +25,7 @@ from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.pid_files import FileSeen, files_of, lacking
 
-CAPABILITIES = Capabilities(file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False)
+CAPABILITIES = Capabilities.of_words(["hold"])
 Json = dict[str, Any]
 EXIT_SECONDS = 30.0
 

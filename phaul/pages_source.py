@@ -75,6 +75,14 @@ class Answer:
     def fill(self, memory: Memory, wish: Wish) -> memoryview:
         """What is to be sent. Raises as `Memory.read` does."""
         memory.read(wish, self._view[_HEAD : _HEAD + wish.size])
+        return self._headed(wish)
+
+    def of(self, wish: Wish, data: memoryview) -> memoryview:
+        """What is to be sent, where the wish's bytes are read already."""
+        self._view[_HEAD : _HEAD + wish.size] = data
+        return self._headed(wish)
+
+    def _headed(self, wish: Wish) -> memoryview:
         size = 0 if self._is_zero(wish.size) else wish.size
         self._buffer[: LENGTH.size] = LENGTH.pack(ANSWER_BYTES + size)
         self._buffer[LENGTH.size : _HEAD] = wish.answer(size)

@@ -1,8 +1,8 @@
 """Pre-copy: memory goes to the target in rounds while its tasks run, so that little of it is left for the freeze.
 
-A round stops the tasks for the moment in which the kernel is asked what has changed; then they run
-on, and that is sent. What changes after it was sent is changed in the next round. When they are
-frozen for good, the target is told what of it all is not true any more, and asks for that itself.
+When they are frozen for good, the target is told what of it all is not true any more, and asks for
+that itself. What has changed, and when, the kernel tells (Tracked), or memory is compared with what
+was sent (pre_compare.Compared).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import Protocol
 
 from phaul import dirty, tasks_seen
 from phaul.connection import Connection
@@ -29,44 +30,79 @@ Tasks = dict[int, tuple[int, str]]
 Ranges = list[tuple[int, int]]
 
 
-class PreCopy:
-    """`tasks` tells who they are now: from the pid inside to the pid here.
+def is_last(number: int, size: int, before: int) -> bool:
+    """Whether the round of that number (from 1) and size, in bytes, leaves little to gain for another one."""
+    return number > 1 and (size <= FEW_PAGES * PAGE or size > before * GROWTH)
 
-    `stopped` runs a function while they all stand still.
+
+class Rounds(Protocol):
+    """A way of pre-copy. Raises LinkLost, HaulFailed."""
+
+    def run(self, tell: Callable[[str], None]) -> None:
+        """Rounds until another one would gain little."""
+
+    def settle(self) -> None:
+        """They are frozen: take back what is not true any more."""
+
+
+class Sender:
+    """The stream to the target's store."""
+
+    def __init__(self, channel: Connection, on_bytes: Callable[[int], None]) -> None:
+        self._channel, self._on_bytes = channel, on_bytes
+        self.answer = Answer()
+
+    def say(self, wish: Wish, word: int) -> None:
+        """FORGET or FORGET_TASK."""
+        self._channel.link.send(LENGTH.pack(ANSWER_BYTES) + wish.answer(word))
+
+    def send(self, data: memoryview) -> None:
+        """What `answer` was filled with."""
+        self._channel.link.send(data)
+        self._on_bytes(len(data) - LENGTH.size - ANSWER_BYTES)
+
+    def end(self) -> None:
+        """The stream's end. Raises LinkLost where the target has not all of it."""
+        with contextlib.closing(self._channel.link):
+            self._channel.link.send(LENGTH.pack(0))
+            if self._channel.link.recv(LENGTH.size) != LENGTH.pack(0):
+                raise self._channel.link.lost("it ended before all of the memory had come")
+
+
+def born(tasks: dict[int, int]) -> Tasks:
+    return {inner: (pid, tasks_seen.born(pid)) for inner, pid in tasks.items()}
+
+
+class Tracked:
+    """The kernel tells what has changed. A round stops the tasks for the moment in which it is asked; then they run on.
+
+    `tasks` tells who they are now: from the pid inside to the pid here. `stopped` runs a function
+    while they all stand still. What changes after it was sent is changed in the next round.
     """
 
     def __init__(
-        self,
-        channel: Connection,
-        tasks: Callable[[], dict[int, int]],
-        stopped: Callable[[Callable[[], None]], None],
-        on_bytes: Callable[[int], None],
+        self, sender: Sender, tasks: Callable[[], dict[int, int]], stopped: Callable[[Callable[[], None]], None]
     ) -> None:
-        self._channel, self._tasks, self._stopped, self._on_bytes = channel, tasks, stopped, on_bytes
+        self._sender, self._tasks, self._stopped = sender, tasks, stopped
         self._seen: Tasks = {}
         self._changed: dict[int, Ranges] = {}
-        self._answer = Answer()
 
     def run(self, tell: Callable[[str], None]) -> None:
-        """Rounds until another one would gain little. Raises LinkLost, HaulFailed."""
         before = 0
         for number in range(1, MAX_ROUNDS + 1):
             self._stopped(self._look)
             size = sum(end - start for ranges in self._changed.values() for start, end in ranges)
             tell(f"round {number}: {readable(size)} changed")
-            if number > 1 and (size <= FEW_PAGES * PAGE or size > before * GROWTH):
+            if is_last(number, size, before):
                 return
             self._send()
             self._changed, before = {}, size
 
-    def _who(self) -> Tasks:
-        return {inner: (pid, tasks_seen.born(pid)) for inner, pid in self._tasks().items()}
-
     def _look(self) -> None:
-        now = self._who()
+        now = born(self._tasks())
         self._changed = {}
-        for inner, (pid, born) in now.items():
-            known = self._seen.get(inner) == (pid, born)
+        for inner, (pid, birth) in now.items():
+            known = self._seen.get(inner) == (pid, birth)
             self._changed[inner] = dirty.pages(pid, only_dirty=known)
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 dirty.forget(pid)
@@ -77,7 +113,7 @@ class PreCopy:
             try:
                 memory = Memory({inner: self._seen[inner][0]})
             except HaulFailed:
-                self._say(Wish(inner, 0, 1), FORGET_TASK)
+                self._sender.say(Wish(inner, 0, 1), FORGET_TASK)
                 continue
             with contextlib.closing(memory):
                 for start, end in ranges:
@@ -86,35 +122,23 @@ class PreCopy:
     def _send_range(self, memory: Memory, inner: int, start: int, end: int) -> None:
         for wish in wishes(inner, start, end):
             try:
-                data = self._answer.fill(memory, wish)
+                data = self._sender.answer.fill(memory, wish)
             except HaulFailed:
                 # Some of it is unmapped by now. The rest may have changed, and what was sent before would pass for it.
                 LOG.debug("of %d pages of %d at %#x some are gone", wish.pages, inner, wish.start)
-                self._say(wish, FORGET)
+                self._sender.say(wish, FORGET)
                 continue
-            self._channel.link.send(data)
-            self._on_bytes(len(data) - LENGTH.size - ANSWER_BYTES)
+            self._sender.send(data)
 
     def settle(self) -> None:
-        """They are frozen: take back what is not true any more."""
-        now = self._who()
-        for inner, (pid, born) in self._seen.items():
-            if now.get(inner) == (pid, born):
+        now = born(self._tasks())
+        for inner, (pid, birth) in self._seen.items():
+            if now.get(inner) == (pid, birth):
                 self._take_back(inner, [*self._changed.get(inner, ()), *dirty.pages(pid, only_dirty=True)])
             else:
-                self._say(Wish(inner, 0, 1), FORGET_TASK)
+                self._sender.say(Wish(inner, 0, 1), FORGET_TASK)
 
     def _take_back(self, inner: int, ranges: Ranges) -> None:
         for start, end in ranges:
             for wish in wishes(inner, start, end):
-                self._say(wish, FORGET)
-
-    def _say(self, wish: Wish, word: int) -> None:
-        self._channel.link.send(LENGTH.pack(ANSWER_BYTES) + wish.answer(word))
-
-    def end(self) -> None:
-        """The stream's end. Raises LinkLost where the target has not all of it."""
-        with contextlib.closing(self._channel.link):
-            self._channel.link.send(LENGTH.pack(0))
-            if self._channel.link.recv(LENGTH.size) != LENGTH.pack(0):
-                raise self._channel.link.lost("it ended before all of the memory had come")
+                self._sender.say(wish, FORGET)

@@ -63,8 +63,11 @@ _NOTHING_TO_SHOW = frozenset({"paused", "restarting", "dead", "not-running", "go
 
 def _mode(able: Capabilities, options: argparse.Namespace) -> list[Blocker]:
     """What was asked for by name is not replaced by something else."""
-    if options.mode == "precopy" and not (able.pre_dump and able.post_copy):
-        why = "the kernels of both hosts must track which memory changes (soft-dirty), and CRIU restore lazily"
+    if options.mode == "precopy" and not able.in_rounds:
+        why = (
+            "CRIU must restore lazily, and the kernels of both hosts track which memory changes (soft-dirty), "
+            "or both have python3-xxhash to compare it"
+        )
     elif (options.mode == "postcopy" or options.max_downtime is not None) and not able.post_copy:
         why = "memory cannot follow after the release (lazy pages), by what this haul or one of the hosts can"
     else:

@@ -13,7 +13,7 @@ CUT_POINTS = (
     "phase=prepare",
     "phase=sync",
     "after=phaul.docker_source:DockerSource.freeze",
-    "after=phaul.docker_dump:dump",
+    "after=phaul.docker_dump:Dump.finish",
     "phase=restore",
     "before=phaul.iters:Verify",
 )

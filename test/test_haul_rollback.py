@@ -44,12 +44,15 @@ IMAGES = "/var/lib/phaul/work/*/images"
 SOURCE_BEFORE_COMMIT = (
     "phase=prepare",
     "phase=sync",
+    "push=dump",
+    "before=phaul.docker_dump:Dump.until_poised",
+    "after=phaul.docker_dump:Dump.until_poised",
     "phase=freeze",
     "push=restart-policy",
     "push=pause",
     "after=phaul.docker_source:DockerSource.freeze",
     "state=frozen",
-    "after=phaul.docker_dump:dump",
+    "after=phaul.docker_dump:Dump.finish",
     "phase=restore",
     "before=phaul.iters:Verify",
 )
@@ -65,6 +68,7 @@ TARGET_BEFORE_COMMIT = (
     "before=phaul.images:receive",
     "push=restore",
     "after=phaul.docker_restore:announce",
+    "after=phaul.docker_restore:Starting.until_poised",
     "before=phaul.docker_restore:Starting.until_held",
     "after=phaul.docker_restore:Starting.until_held",
     "state=held",
@@ -95,7 +99,7 @@ def test_p_haul_killed_while_criu_dumps(scene: Scene) -> None:
     """CRIU, as it ends, leaves the tasks as frozen as it found them: nothing must be thawed before."""
     with scene.serve() as service, Halt(scene.a) as halt:
         script = KILL_AT_THE_END_OF_THE_DUMP.format(gate=halt.gate)
-        assert scene.haul("before=phaul.docker_lazy:dump", script).code == -9
+        assert scene.haul("before=phaul.docker_lazy:LazyDump.__init__", script).code == -9
         assert stands_still(lambda: state(scene.a, NAME).encode(), 1)
         halt.go()
         scene.stays(service)
@@ -248,7 +252,7 @@ def test_image_and_bind_mount_are_taken_back(scene: Scene) -> None:
 
 def test_the_source_cannot_dump(scene: Scene) -> None:
     with scene.serve() as service:
-        failed(scene.haul("before=phaul.docker_dump:dump", "raise=dump"), "dump", lab=scene.lab)
+        failed(scene.haul("before=phaul.docker_dump:Dump.finish", "raise=dump"), "dump", lab=scene.lab)
         scene.stays(service)
         scene.moves_now()
 

@@ -35,7 +35,7 @@ def test_programs_and_unit_are_installed(installed: Path) -> None:
     unit = installed / "lib/systemd/system/p.haul-service.service"
     assert unit.read_bytes() == (PROJECT / "phaul/p.haul-service.service").read_bytes()
     there = {path.name for path in (installed / "lib/own/phaul").iterdir()}
-    assert {"shim.py", "hold.sh", "messages_pb2.py", "py.typed"} <= there
+    assert {"shim.py", "hold.sh", "poise.sh", "messages_pb2.py", "py.typed"} <= there
 
 
 def test_the_installed_programs_run(installed: Path) -> None:

@@ -22,6 +22,7 @@ from phaul.targets import TlsReach
 
 # A note is a directory with a file "text": it is moved by writing it down, and released by taking its hold away.
 DRIVER = """
+import contextlib
 import json
 from pathlib import Path
 from phaul.errors import Blocker, HaulFailed, Refused
@@ -55,12 +56,17 @@ class Source:
     def image(self, lacks):
         told("image:" + ",".join(lacks))
         return iter([b"x" * 10, b"y"])
-    def freeze(self, journal, *, lazy):
+    @contextlib.contextmanager
+    def poised(self, journal, images, logs, *, lazy):
+        told("poised")
+        yield
+        told("unpoised")
+    def freeze(self, journal):
         journal.push("hold", note=self.name)
         journal.note(note=self.name)
         (self.here / "held").touch()
         told("freeze")
-    def dump(self, images, logs, *, lazy):
+    def dump(self, images, *, lazy):
         (images / "text.img").write_bytes((self.here / "text").read_bytes())
         return Dumped({{"colour": "blue"}}, Expectation())
     @staticmethod
@@ -87,6 +93,8 @@ class Target:
         self.journal.push("note", path=str(self.there))
         (self.there / "tree").mkdir(parents=True)
         return [self.there / "tree"] if CAPABILITIES.file_system else []
+    def poise(self, images, *, lazy):
+        told("poise")
     def restore(self, images, options, logs):
         told("restore-" + options["colour"])
         if self.wanted["breaks"]:
@@ -232,9 +240,9 @@ def test_it_moves(world: World) -> None:
     assert outcome == Outcome("letter", ("The note here is burnt.",))
     assert (world.there("letter") / "text").read_text() == "dear reader"
     assert not (here / "text").exists()
-    assert world.told()[:3] == ["freeze", "restore-blue", "release"]
+    assert world.told()[:6] == ["poised", "poise", "freeze", "unpoised", "restore-blue", "release"]
     world.close()
-    assert sorted(world.told()[3:]) == ["finish", "settle"]
+    assert sorted(world.told()[6:]) == ["finish", "settle"]
     assert world.states(journal.SOURCE) == world.states(journal.TARGET) == ["done"]
     assert world.images_left() == []
 
@@ -297,4 +305,7 @@ def test_a_restore_that_fails_is_taken_back_on_both_sides(world: World) -> None:
     assert not world.there("letter").exists()
     assert world.states(journal.SOURCE) == world.states(journal.TARGET) == ["undone"]
     assert world.images_left() == []
-    assert world.told()[:2] == ["freeze", "restore-blue"] and sorted(world.told()[2:]) == ["undo-hold", "undo-note"]
+    assert world.told()[2:5] == ["freeze", "unpoised", "restore-blue"] and sorted(world.told()[5:]) == [
+        "undo-hold",
+        "undo-note",
+    ]

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaul import dirty, forecast, pages_store, pre_copy
+from phaul import dirty, forecast, pages_store
 from phaul.errors import ProtocolError
 from phaul.pages_source import Memory
 from phaul.pages_store import Store
 from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, MAX_PAGES, PAGE, Wish, wishes
+from phaul.pre_copy import Sender, Tracked
 from phaul.relay import LENGTH
 
 TASK = 7
@@ -141,7 +142,7 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
     """What an earlier round sent of it is old."""
     sent: list[bytes] = []
     channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
-    rounds = pre_copy.PreCopy(channel, lambda: {TASK: os.getpid()}, lambda act: act(), lambda _: None)
+    rounds = Tracked(Sender(channel, lambda _: None), lambda: {TASK: os.getpid()}, lambda act: act())
     memory = Memory({TASK: os.getpid()})
     rounds._send_range(memory, TASK, PAGE, 3 * PAGE)  # nothing is mapped so low
     memory.close()
@@ -151,7 +152,7 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
 def test_a_task_that_cannot_be_read_is_taken_back() -> None:
     sent: list[bytes] = []
     channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
-    rounds = pre_copy.PreCopy(channel, dict, lambda act: act(), lambda _: None)
+    rounds = Tracked(Sender(channel, lambda _: None), dict, lambda act: act())
     rounds._seen, rounds._changed = {TASK: (1 << 22, "")}, {TASK: [(PAGE, 2 * PAGE)]}
     rounds._send()
     assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, 0, 1).answer(FORGET_TASK)]
@@ -161,7 +162,7 @@ def test_pages_of_nobody() -> None:
     assert dirty.pages(1 << 22, only_dirty=False) == []
 
 
-WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": False, "budget_ms": None}
+WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": "", "budget_ms": None}
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,8 @@ WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": Fa
         ({"mode": "postcopy"}, ["0.3 s", "at once", "depends on this host"]),
         ({"mode": "auto", "budget_ms": 2000}, ["2.0 s", "depends on this host"]),
         ({"mode": "auto", "budget_ms": 60_000}, ["10.5 s", "--mode postcopy"]),
-        ({"mode": "auto", "rounds": True}, ["0.3 s", "last round", "in rounds"]),
+        ({"mode": "auto", "rounds": forecast.TRACKED}, ["0.3 s", "last round", "in rounds", "track"]),
+        ({"mode": "auto", "rounds": forecast.COMPARED, "memory": 4 << 30}, ["1.3 s", "last round", "compared"]),
         ({"mode": "auto", "lazy": False}, ["10.5 s"]),
     ],
 )
