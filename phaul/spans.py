@@ -59,10 +59,22 @@ class Spans:
 
     def add(self, spans: Iterable[Span]) -> None:
         """Spans where there are none yet."""
-        added = list(spans)
-        self._spans = sorted([*self._spans, *added])
-        self.size += sum(end - start for start, end, _ in added)
-        self._moved = self._moved or any(start != source for start, _, source in added)
+        for span in spans:
+            self._insert(span)
+
+    def _insert(self, span: Span) -> None:
+        """One that goes on where a neighbour ends, in both memories, becomes one with it: so there are few."""
+        first = last = bisect_right(self._spans, (span[0], _HIGHEST, 0))
+        start, end, source = span
+        if first and _goes_on(self._spans[first - 1], span):
+            first -= 1
+            start, source = self._spans[first][0], self._spans[first][2]
+        if last < len(self._spans) and _goes_on(span, self._spans[last]):
+            end = self._spans[last][1]
+            last += 1
+        self._spans[first:last] = [(start, end, source)]
+        self.size += span[1] - span[0]
+        self._moved = self._moved or span[0] != span[2]
 
     def move(self, start: int, end: int, to: int) -> None:
         """The program moved the range to `to`; what was there before is gone."""
@@ -95,3 +107,7 @@ class Spans:
         start, end, _ = self._spans[index]
         start = max(start, after) if after < end else start
         return self.cut(start, min(end, start + most))[0]
+
+
+def _goes_on(before: Span, after: Span) -> bool:
+    return before[1] == after[0] and before[2] + before[1] - before[0] == after[2]
