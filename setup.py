@@ -20,5 +20,13 @@ setup(
     scripts=["p.haul", "p.haul-service"],
     data_files=[("lib/systemd/system", ["phaul/p.haul-service.service"])],
     python_requires=">=3.11",
-    install_requires=["cryptography>=38", "docker>=5", "protobuf>=3.21", "psutil>=5.9", "requests", "rich>=13", "xxhash>=3"],
+    install_requires=[
+        "cryptography>=38",
+        "docker>=5",
+        "protobuf>=3.21",
+        "psutil>=5.9",
+        "requests",
+        "rich>=13",
+        "xxhash>=3",
+    ],
 )

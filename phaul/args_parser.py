@@ -20,7 +20,7 @@ PAIRING_PORT = 12346
 
 MODES = {
     "auto": "released when all memory is there, or --max-downtime is over",
-    "precopy": "as auto; memory goes in rounds while it runs, where the kernel tells what has changed",
+    "precopy": "as auto, and refused where memory cannot go in rounds while it runs",
     "stopcopy": "released when all memory is there",
     "postcopy": "released at once, memory follows",
 }

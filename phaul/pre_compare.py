@@ -24,7 +24,7 @@ from phaul.errors import HaulFailed
 from phaul.mstats import readable
 from phaul.pages_source import Memory
 from phaul.pages_wire import FORGET, FORGET_TASK, PAGE, Wish
-from phaul.pre_copy import Ranges, Sender, Tasks, born, is_last
+from phaul.pre_copy import Ranges, Sender, is_last
 
 LOG = logging.getLogger("phaul.precopy")
 # Each round reads all of the memory, so there are fewer than where the kernel tells.
@@ -81,11 +81,13 @@ def _cut(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 class Compared:
-    """`tasks` tells who they are now: from the pid inside to the pid here."""
+    """`tasks` tells who they are now: from the pid inside to the pid here.
+
+    A pid may be another task's in the next round: then that one's memory is not what was sent.
+    """
 
     def __init__(self, sender: Sender, tasks: Callable[[], dict[int, int]]) -> None:
         self._sender, self._tasks = sender, tasks
-        self._seen: Tasks = {}
         self._sent: dict[int, Digests] = {}
         self._xxhash: Any = importlib.import_module("xxhash")
         # Nobody can make memory that differs and has the digest of what it was, without knowing this.
@@ -95,11 +97,7 @@ class Compared:
     def run(self, tell: Callable[[str], None]) -> None:
         before = 0
         for number in range(1, MAX_ROUNDS + 1):
-            now = born(self._tasks())
-            for inner in self._seen.keys() - {i for i, who in now.items() if self._seen.get(i) == who}:
-                self._forget_task(inner)
-            self._seen = now
-            size = sum(self._round(inner, pid) for inner, (pid, _) in now.items())
+            size = sum(self._round(inner, pid) for inner, pid in self._tasks().items())
             tell(f"round {number}: {readable(size)} changed")
             if is_last(number, size, before):
                 return
@@ -154,12 +152,12 @@ class Compared:
         return bytes(state.digest())
 
     def settle(self) -> None:
-        now = born(self._tasks())
-        for inner, who in self._seen.items():
-            if now.get(inner) != who:
+        now = self._tasks()
+        for inner in list(self._sent):
+            if inner in now:
+                self._take_back(inner, now[inner])
+            else:
                 self._forget_task(inner)
-            elif inner in self._sent:
-                self._take_back(inner, who[0])
 
     def _take_back(self, inner: int, pid: int) -> None:
         units = list(self._sent[inner].units())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,11 @@ from puppet import Puppet
 from test_units_store import received, taken
 
 from phaul import dirty, pre_compare, pre_copy
+from phaul.errors import HaulFailed
+from phaul.pages_source import Memory
 from phaul.pages_store import Store
-from phaul.pages_wire import PAGE
-from phaul.pre_compare import UNIT, Compared, Digests, by_unit
+from phaul.pages_wire import PAGE, Wish
+from phaul.pre_compare import UNIT, Compared, Digests, Window, by_unit
 from phaul.pre_copy import Sender
 from phaul.relay import LENGTH
 
@@ -107,6 +110,40 @@ def test_what_is_mapped_anew_is_not_what_was_there(copying: Copying) -> None:
     assert set(kept.values()) == {5}
 
 
+def test_the_same_bytes_at_another_place(copying: Copying) -> None:
+    copying.write(0, 2, 5)
+    copying.rounds()
+    copying.drop(0, 1)
+    copying.write(2, 1, 5)
+    assert not copying.there()
+
+
+def test_what_goes_away_while_it_is_read(copying: Copying, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was sent of it before may be old."""
+    copying.write(0, PAGES, 5)
+    copying.rounds()
+    read = Memory.read
+
+    def gone(self: Memory, wish: Wish, into: memoryview) -> None:
+        if BASE <= wish.start < BASE + PAGES * PAGE:
+            raise HaulFailed("It is gone.", code="pages")
+        read(self, wish, into)
+
+    monkeypatch.setattr(Memory, "read", gone)
+    copying.rounds()
+    monkeypatch.setattr(Compared, "settle", lambda _: None)
+    assert not copying.there()
+
+
+def test_a_window_reads_all_or_nothing(copying: Copying) -> None:
+    copying.write(0, 4, 5)
+    copying.puppet.do("unmap", BASE + 2 * PAGE, 1)
+    window = Window(copying.puppet.pid)
+    parts = window.read([(BASE, BASE + PAGE), (BASE + 3 * PAGE, BASE + 4 * PAGE)])
+    assert parts and [bytes(part[:8]) for part in parts] == [b"\5" + bytes(7)] * 2
+    assert window.read([(BASE, BASE + 4 * PAGE)]) is None
+
+
 def test_another_process_of_that_pid_begins_anew(copying: Copying) -> None:
     copying.write(0, 32, 5)
     copying.rounds()
@@ -167,6 +204,14 @@ def test_memory_is_listed_the_same_on_a_kernel_without_scans(copying: Copying, m
     ours = [(a, b) for a, b in listed if BASE <= a < BASE + PAGES * PAGE]
     assert ours == [(BASE + f * PAGE, BASE + (f + n) * PAGE) for f, n in ((0, 1), (5, 20), (30, 90), (199, 1))]
     assert covered(scanned) <= covered(listed)
+    assert not covered(listed) & covered(text_of(copying.puppet.pid))
+
+
+def text_of(pid: int) -> list[tuple[int, int]]:
+    """Private mappings of program files, which nobody writes to."""
+    lines = (line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
+    ranges = (fields[0].split("-") for fields in lines if fields[1] == "r-xp" and fields[-1].startswith("/"))
+    return [(int(start, 16), int(end, 16)) for start, end in ranges]
 
 
 def covered(ranges: list[tuple[int, int]]) -> set[int]:

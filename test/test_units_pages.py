@@ -52,6 +52,14 @@ operations = st.one_of(
 )
 
 
+def test_spans_that_go_on_are_one() -> None:
+    spans = Spans([(0, 4, 100), (8, 12, 108)])
+    spans.add([(4, 8, 104)])
+    assert list(spans) == [(0, 12, 100)] and spans.size == 12
+    spans.add([(12, 16, 0)])
+    assert len(spans) == 2
+
+
 @given(st.lists(operations, max_size=25), st.integers(0, 200), ranges)
 def test_spans_are_what_a_map_of_bytes_is(done: list[Any], address: int, asked: tuple[int, int]) -> None:
     spans, model = Spans([(0, 30, 0), (30, 40, 30), (45, 60, 45)]), {}
