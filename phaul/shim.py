@@ -135,7 +135,9 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fd, first.fd])
     word = awaited(pending)
     if word == b"discard":
-        os.killpg(restorer, 9)
+        # runc reads nothing then, gives up, and takes its mounts away.
+        os.close(gate.fd)
+        os.waitpid(restorer, 0)
         return 1
     mark(pending, "word")
     refresh(spec["root"]["path"])
@@ -184,11 +186,9 @@ def begin(command: list[str], pending: str, pid_file: str, spec: dict[str, Any],
     ended, theirs = os.pipe()
     child = os.fork()
     if child:
-        os.setpgid(child, child)
         os.close(theirs)
         return child, ended
     try:
-        os.setpgid(0, 0)
         for descriptor in (*ours, ended):
             os.close(descriptor)
         follow(command, pending, pid_file, spec)
