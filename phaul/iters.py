@@ -248,11 +248,11 @@ class Haul:
             LOG.debug("frozen")
             if self.rounds:
                 crew.add(self._end_pre_copy, self.rounds)
-            dump = crew.add(self.source.dump, pictures, lazy=lazy)
+            dump = crew.add(self._dump, pictures, memory, lazy=lazy)
             passes.go(crew, poised)
             crew.join()
         dumped: Dumped = dump.result()
-        LOG.debug("dumped, files passed")
+        LOG.debug("files passed")
         if lazy:
             self.serving = Serving(
                 Memory(self.source.tasks(self.record.head)),
@@ -260,16 +260,20 @@ class Haul:
                 on_bytes=lambda count: self.stats.add("memory", count),
             )
             self.serving.start(pages)
-        with contextlib.closing(memory.link):
-            images.send(pictures, memory, on_bytes=lambda count: self.stats.add("memory", count))
-            _confirm(memory)
-        LOG.debug("images sent")
         self.show.phase("restore")
         self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
         if self.serving and (until := self._memory_until()):
             self.show.phase("memory")
             post_copy.await_memory(self.caller, self.name, self.serving, until=until)
+
+    def _dump(self, pictures: Path, channel: Connection, *, lazy: bool) -> Dumped:
+        dumped = self.source.dump(pictures, lazy=lazy)
+        with contextlib.closing(channel.link):
+            images.send(pictures, channel, on_bytes=lambda count: self.stats.add("memory", count))
+            _confirm(channel)
+        LOG.debug("images sent")
+        return dumped
 
     def _end_pre_copy(self, rounds: Rounds) -> None:
         rounds.settle()

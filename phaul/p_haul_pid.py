@@ -149,10 +149,8 @@ class Source:
 
     @contextlib.contextmanager
     def poised(self, journal: Journal, images: Path, logs: Path, *, lazy: bool) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            _move_log(images / "dump.log", logs)
+        self.logs = logs
+        yield
 
     def freeze(self, journal: Journal) -> None:
         """CRIU stops them as it dumps."""
@@ -161,7 +159,11 @@ class Source:
         journal.push("stop", pids=pids, work=journal.head["work"])
 
     def dump(self, images: Path, *, lazy: bool) -> Dumped:
-        criu_api.dump(self.pid, images, {"shell_job": self.options.shell_job, "root": self.options.pid_root})
+        options = {"shell_job": self.options.shell_job, "root": self.options.pid_root}
+        try:
+            criu_api.dump(self.pid, images, options)
+        finally:
+            _move_log(images / "dump.log", self.logs)
         return Dumped({}, tasks_seen.expectation(sorted(tree_of(self.pid)), mounts=False))
 
     @staticmethod
