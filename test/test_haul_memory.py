@@ -126,13 +126,24 @@ def seconds_of(done: Done, phase: str) -> float:
 def test_a_limit_of_the_downtime(a: Host, b: Host) -> None:
     """Without one it stands still until 48 MiB have come at 16 MiB a second."""
     workloads.memhog(a, "hog", mib=48)
-    done = moved(a, b, "--max-downtime", "1500", "--bandwidth", "16M")
+    done = moved(a, b, "--mode", "stopcopy", "--max-downtime", "1500", "--bandwidth", "16M")
     said = summary(done)
     assert 1 < said.downtime < 2.5 * b_slowness(b)
     assert seconds_of(done, "memory") > 0.1
     assert seconds_of(done, "post-copy") > 0.3
     whole(a, b)
     assert workloads.downtime(workloads.ticks(b, "hog")) < 3 * b_slowness(b)
+
+
+@pytest.mark.parametrize("mode", ["auto", "precopy"])
+def test_memory_goes_before_the_freeze(a: Host, b: Host, mode: str) -> None:
+    """48 MiB at 16 MiB a second, of which a MiB changes all the time; whichever way the kernel allows."""
+    workloads.memhog(a, "hog", mib=48, hot_mib=1)
+    done = moved(a, b, "--mode", mode, "--bandwidth", "16M")
+    assert seconds_of(done, "pre-copy") > 2.5
+    assert "round 2" in done.out
+    assert summary(done).downtime < 1.5 * b_slowness(b)
+    whole(a, b)
 
 
 def b_slowness(host: Host) -> float:

@@ -40,6 +40,7 @@ def halted(host: Host) -> bool:
     return not host.run("test", "-e", HALTED, check=False).code
 
 
+@pytest.mark.long
 def test_service_killed_while_it_holds_the_container(scene: Scene) -> None:
     with scene.serve("state=held", "kill") as service:
         done = scene.haul()
@@ -48,6 +49,7 @@ def test_service_killed_while_it_holds_the_container(scene: Scene) -> None:
     scene.stays_and_moves()
 
 
+@pytest.mark.long
 def test_p_haul_killed_before_the_commit(scene: Scene) -> None:
     with scene.serve() as service:
         assert scene.haul("state=frozen", "kill").code == -9
@@ -62,6 +64,7 @@ def test_p_haul_killed_after_the_commit(scene: Scene) -> None:
         scene.moved()
 
 
+@pytest.mark.long
 def test_cable_pulled_before_the_commit(paired: VmLab, clean_lab: VmLab) -> None:
     """The link is lost while the target restores: it runs on at the source, the target gives it up."""
     a, b = paired.hosts

@@ -111,6 +111,7 @@ def test_profiles_are_kept(served: VmLab, switches: tuple[str, ...]) -> None:
     assert refused.endswith("no")
 
 
+@pytest.mark.long
 def test_redis_keeps_its_keys(served: VmLab) -> None:
     a, b = served.hosts
     images.load(a, "services")

@@ -79,6 +79,7 @@ def users(host: Host, name: str) -> set[str]:
     return {line.split()[0] for line in host.docker("top", name, "-eo", "user:20,pid,comm").splitlines()[1:]}
 
 
+@pytest.mark.long
 def test_nginx_answers_at_the_target(served: VmLab) -> None:
     a, b = served.hosts
     images.load(a, "services")

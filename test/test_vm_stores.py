@@ -15,6 +15,7 @@ __all__ = ["stores"]
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 
+@pytest.mark.long
 def test_a_counter_moves_between_stores(paired: VmLab, stores: Choose) -> None:
     """From containerd's to overlay2, back, and from containerd's to containerd's."""
     a, b = paired.hosts
