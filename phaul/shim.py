@@ -30,6 +30,7 @@ RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
 V2 = "/sys/fs/cgroup/cgroup.controllers"
 VERBS = ("create", "start")
+SHUT_SECONDS = 0.02
 MS_REMOUNT, MS_RELATIME = 32, 1 << 21
 KEPT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS | os.ST_NOATIME
 TAKES_VALUE = ["--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file"]
@@ -135,8 +136,7 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fd, first.fd])
     word = awaited(pending)
     if word == b"discard":
-        # runc reads nothing then, gives up, and takes its mounts away.
-        os.close(gate.fd)
+        gate.shut(ended)
         os.waitpid(restorer, 0)
         return 1
     mark(pending, "word")
@@ -166,6 +166,15 @@ class Gate:
         self.images, self.path = images, os.path.join(work, "images")
         os.mkdir(self.path, 0o700)
         self.fd = Fifo(os.path.join(self.path, self.NAME)).fd
+
+    def shut(self, ended: int) -> None:
+        """No images will come: runc reads nothing then, gives up, and takes its mounts away.
+
+        It may not be at the gate yet, and would wait there for a writer: so there is one again and again.
+        """
+        os.close(self.fd)
+        while not select.select([ended], [], [], SHUT_SECONDS)[0]:
+            os.close(os.open(os.path.join(self.path, self.NAME), os.O_RDWR))
 
     def open(self) -> None:
         """The images are there."""
