@@ -9,6 +9,8 @@ from hauling import haul, python, refused, unchanged
 from lab import Host, Lab, images
 from lab.service import Service
 
+from phaul.connection import PROTOCOL
+
 SLEEP = ("busybox", "sleep", "100000")
 # The real service, of a P.Haul that speaks another protocol.
 OTHER_SERVICE = """\
@@ -101,7 +103,7 @@ def test_something_else_listens_there(a: Host, b: Host) -> None:
         assert "not a P.Haul service" in refusal(a, b, b.ip, "protocol", 6)
 
 
-@pytest.mark.parametrize(("protocol", "version", "older"), [(0, "0.0.1", "10."), (2, "9.0", "this host")])
+@pytest.mark.parametrize(("protocol", "version", "older"), [(0, "0.0.1", "10."), (PROTOCOL + 1, "9.0", "this host")])
 def test_another_protocol_version(a: Host, b: Host, protocol: int, version: str, older: str) -> None:
     launcher = b.path("/run/other/p.haul-service")
     launcher.parent.mkdir(exist_ok=True)

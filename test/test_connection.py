@@ -92,7 +92,7 @@ def test_hello(links: tuple[Link, Link], pool: ThreadPoolExecutor) -> None:
     assert theirs.recv(Ping, timeout=SOON) == Ping()
 
 
-@pytest.mark.parametrize(("number", "older"), [(0, "10.0.0.1"), (2, "this host")])
+@pytest.mark.parametrize(("number", "older"), [(0, "10.0.0.1"), (PROTOCOL + 1, "this host")])
 def test_a_client_of_another_version_is_told(links: tuple[Link, Link], number: int, older: str) -> None:
     ours = Connection(links[0])
     ours.send(Hello(protocol=number, version="9.9"))
