@@ -21,4 +21,5 @@ setup(
     data_files=[("lib/systemd/system", ["phaul/p.haul-service.service"])],
     python_requires=">=3.11",
     install_requires=["cryptography>=38", "docker>=5", "protobuf>=3.21", "psutil>=5.9", "requests", "rich>=13"],
+    extras_require={"compress": ["zstandard>=0.20"]},
 )

@@ -8,7 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-from phaul import dirty, freezer, places
+from phaul import codec, dirty, freezer, places
 from phaul.errors import Blocker, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
@@ -44,7 +44,8 @@ def _tool_version(*argv: str) -> str:
 
 def gather() -> HostFacts:
     """This host's facts as they are now: a tool may have been upgraded since; takes some tens of ms."""
-    words = Capabilities(pre_dump=dirty.possible(), post_copy=_has_feature("uffd-noncoop"), tcp_keep=False).words()
+    lazy = _has_feature("uffd-noncoop")
+    able = Capabilities(pre_dump=dirty.possible(), post_copy=lazy, tcp_keep=False, compress=codec.possible())
     return HostFacts(
         hostname=platform.node(),
         machine=platform.machine(),
@@ -52,7 +53,7 @@ def gather() -> HostFacts:
         criu=_tool_version("criu", "--version"),
         rsync=_tool_version("rsync", "--version"),
         cgroup_v2=freezer.is_v2(),
-        capabilities=words,
+        capabilities=able.words(),
         cpu=" ".join(sorted(_cpu_flags())),
         host_id=places.host_id(),
     )

@@ -17,7 +17,7 @@ from phaul.errors import HaulFailed
 from phaul.mstats import readable
 from phaul.pages_source import Answer, Memory
 from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, PAGE, Wish, wishes
-from phaul.relay import LENGTH
+from phaul.relay import LENGTH, Count
 
 LOG = logging.getLogger("phaul.precopy")
 CHANNEL = "pages:store"
@@ -40,7 +40,7 @@ class PreCopy:
         channel: Connection,
         tasks: Callable[[], dict[int, int]],
         stopped: Callable[[Callable[[], None]], None],
-        on_bytes: Callable[[int], None],
+        on_bytes: Count,
     ) -> None:
         self._channel, self._tasks, self._stopped, self._on_bytes = channel, tasks, stopped, on_bytes
         self._seen: Tasks = {}
@@ -92,8 +92,7 @@ class PreCopy:
                 LOG.debug("of %d pages of %d at %#x some are gone", wish.pages, inner, wish.start)
                 self._say(wish, FORGET)
                 continue
-            self._channel.link.send(data)
-            self._on_bytes(len(data) - LENGTH.size - ANSWER_BYTES)
+            self._on_bytes(self._channel.link.send_chunk(data), len(data) - LENGTH.size)
 
     def settle(self) -> None:
         """They are frozen: take back what is not true any more."""

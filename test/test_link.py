@@ -197,10 +197,14 @@ class Relayed:
         self.b, far = socket.socketpair()
         self.moved: list[int] = []
         self.locals = (near, far)
-        self.near: Future[Any] = pool.submit(self.left.relay, near, on_bytes=self.moved.append)
+        self.near: Future[Any] = pool.submit(self.left.relay, near, on_bytes=self._count)
         self.far: Future[Any] = pool.submit(self.right.relay, far)
         for sock in (self.a, self.b):
             sock.settimeout(SOON)
+
+    def _count(self, sent: int, content: int) -> None:
+        assert sent == content
+        self.moved.append(sent)
 
     def close(self) -> None:
         for sock in (self.a, self.b, *self.locals):

@@ -151,7 +151,7 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
 def test_a_task_that_cannot_be_read_is_taken_back() -> None:
     sent: list[bytes] = []
     channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
-    rounds = pre_copy.PreCopy(channel, dict, lambda act: act(), lambda _: None)
+    rounds = pre_copy.PreCopy(channel, dict, lambda act: act(), lambda *_: None)
     rounds._seen, rounds._changed = {TASK: (1 << 22, "")}, {TASK: [(PAGE, 2 * PAGE)]}
     rounds._send()
     assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, 0, 1).answer(FORGET_TASK)]
@@ -161,7 +161,13 @@ def test_pages_of_nobody() -> None:
     assert dirty.pages(1 << 22, only_dirty=False) == []
 
 
-WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": False, "budget_ms": None}
+WHOLE = {
+    "memory": 1 << 30,
+    "way": forecast.Way("", float(100 << 20), "So."),
+    "lazy": True,
+    "rounds": False,
+    "budget_ms": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -178,4 +184,5 @@ WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": Fa
 def test_what_is_foretold(other: dict[str, object], words: list[str]) -> None:
     said = forecast.sentence(**{**WHOLE, **other})  # type: ignore[arg-type]
     assert [word for word in words if word not in said] == []
+    assert said.endswith(". So.")
     assert ("--mode postcopy" in said) == ("--mode postcopy" in words)
