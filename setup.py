@@ -29,4 +29,5 @@ setup(
         "rich>=13",
         "xxhash>=3",
     ],
+    extras_require={"compress": ["zstandard>=0.20"]},
 )

@@ -24,6 +24,11 @@ MODES = {
     "stopcopy": "released when all memory is there",
     "postcopy": "released at once, memory follows",
 }
+COMPRESS = {
+    "auto": "where that is measured to be faster",
+    "zstd": "always, and refused where a host cannot",
+    "none": "never",
+}
 MAX_DOWNTIME = (
     "release it so many ms after the freeze at the latest, though it depends on this host then until the rest is there"
 )
@@ -126,6 +131,12 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     )
     sub.add_argument(
         "--bandwidth", type=rate_of, default=0, metavar="LIMIT", help="bytes a second to send at most: 500k, 20M, 1G"
+    )
+    sub.add_argument(
+        "--compress",
+        choices=tuple(COMPRESS),
+        default="auto",
+        help="compress what is sent; " + "; ".join(f"{k}: {v}" for k, v in COMPRESS.items()),
     )
     sub.add_argument("--skip-cpu-check", action="store_true", help="do not compare the CPUs' features")
     sub.add_argument("--skip-criu-check", action="store_true", help="do not insist on a CRIU new enough for the kernel")

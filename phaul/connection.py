@@ -12,9 +12,10 @@ from typing import NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from phaul import VERSION, messages_pb2
+from phaul import VERSION, codec, messages_pb2
 from phaul.errors import Blocked, Blocker, PhaulError, ProtocolError, from_peer
 from phaul.link import SILENCE_S, Link
+from phaul.relay import MAX_CHUNK
 
 PROTOCOL = 2
 MAX_MESSAGE = 4 << 20
@@ -69,19 +70,23 @@ class Connection:
         self.link.close()
 
 
-def greet(link: Link, purpose: str, token: bytes = b"", channel: str = "") -> Connection:
-    """Begin a connection as the side that opened it.
+def greet(link: Link, purpose: str, token: bytes = b"", channel: str = "", packing: str = "") -> Connection:
+    """Begin a connection as the side that opened it; `packing` is the codec for the chunks that it sends.
 
     Raises ProtocolError where the peer speaks another protocol, what the peer's refusal says, LinkLost.
     """
     connection = Connection(link)
-    hello = messages_pb2.Hello(protocol=PROTOCOL, version=VERSION, purpose=purpose, token=token, channel=channel)
+    hello = messages_pb2.Hello(
+        protocol=PROTOCOL, version=VERSION, purpose=purpose, token=token, channel=channel, codec=packing
+    )
+    packer = codec.Packer() if packing else None
     connection.send(hello, timeout=HELLO_S)
     reply = connection.recv(messages_pb2.HelloReply, timeout=HELLO_S)
     if reply.protocol != PROTOCOL:
         raise _mismatch(link.peer, reply.protocol, reply.version)
     if reply.HasField("failure"):
         raise_failure(reply.failure)
+    link.packer = packer
     return connection
 
 
@@ -100,12 +105,23 @@ def welcome(
             raise _mismatch(link.peer, hello.protocol, hello.version)
         if check is not None:
             check(hello)
+        if hello.codec:
+            link.unpacker = _unpacker(link, hello)
     except PhaulError as exc:
         reply.failure.CopyFrom(failure_of(exc))
         connection.send(reply, timeout=HELLO_S)
         raise
     connection.send(reply, timeout=HELLO_S)
     return connection, hello
+
+
+def _unpacker(link: Link, hello: messages_pb2.Hello) -> codec.Unpacker:
+    if hello.purpose != "data" or hello.codec != codec.NAME:
+        raise ProtocolError(
+            f"{link.peer} wants {hello.codec[:20]!r} on a connection of kind {hello.purpose[:20]!r}, "
+            "which is not spoken here."
+        )
+    return codec.Unpacker(link.peer, MAX_CHUNK)
 
 
 def failure_of(exc: PhaulError) -> messages_pb2.Failure:

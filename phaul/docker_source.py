@@ -22,6 +22,7 @@ from phaul import (
     docker_rootfs,
     freezer,
     host_facts,
+    sample,
     tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
@@ -130,6 +131,9 @@ class DockerSource:
 
     def _pids(self) -> list[int]:
         return freezer.of(int(self.inspect["State"]["Pid"])).pids()
+
+    def sample(self, most: int) -> list[bytes]:
+        return sample.of(self._pids(), most)
 
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         if not lacks:

@@ -1,12 +1,15 @@
-"""What a haul's memory will mean for its downtime, said before anything is frozen."""
+"""What a haul's memory will mean for its downtime, said before anything is frozen, and whether to compress it."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from phaul import codec
 from phaul.connection import Connection, raise_failure
 from phaul.messages_pb2 import Reply
 from phaul.mstats import readable
@@ -18,12 +21,39 @@ BASE_SECONDS = 0.3
 COMPARE_RATE = 4 << 30
 TRACKED = "both kernels track what changes"
 COMPARED = "in the end it is compared with what was sent, since a kernel does not track what changes"
-PROBE_CHUNK, PROBE_SECONDS, PROBE_CHUNKS, PROBE_PART = 256 << 10, 0.1, 64, 64
+PROBE_CHUNK, PROBE_SECONDS, PROBE_CHUNKS, PROBE_PART = 256 << 10, 0.2, 64, 64
+RATE = re.compile(r"[1-9][0-9]{0,14}")
 ANSWER_SECONDS = 60
+# What is to be compressed for a trial at most, for how long, and how much faster it must be with it.
+SAMPLE, TRIAL_SECONDS, GAIN = 4 << 20, 0.04, 1.25
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What compressing a sample showed: how much of it was left, and bytes of it a second."""
+
+    share: float
+    rate: float
+
+    def over(self, link: float) -> float:
+        """Bytes a second, before they are packed, over a link that takes `link` bytes a second."""
+        return min(self.rate, link / self.share)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How memory will go: packed with `codec` or plain (""), at so many of its bytes a second; `why` is for people."""
+
+    codec: str
+    rate: float
+    why: str = ""
 
 
 def measure(channel: Connection, *, memory: int, pace: Pace) -> float:
-    """Bytes a second that the channel "speed" takes: for PROBE_SECONDS, and a small part of the memory at most."""
+    """Bytes a second that the channel "speed" takes: for PROBE_SECONDS, and a small part of the memory at most.
+
+    By the target's word, which saw the later half come; by our own for a single chunk.
+    """
     noise = os.urandom(PROBE_CHUNK)
     count = min(PROBE_CHUNKS, max(1, memory // PROBE_PART // PROBE_CHUNK))
     sent = 0
@@ -43,14 +73,48 @@ def measure(channel: Connection, *, memory: int, pace: Pace) -> float:
         reply = channel.recv(Reply, timeout=ANSWER_SECONDS)
     if reply.HasField("failure"):
         raise_failure(reply.failure)
-    return sent / max(1e-6, time.monotonic() - began)
+    seen = reply.done.note
+    return float(seen) if RATE.fullmatch(seen) else sent / max(1e-6, time.monotonic() - began)
 
 
-def sentence(*, memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
-    """One line for people: how long it will stand still, and why; `rate` in bytes a second.
+def attempt(pieces: list[bytes]) -> Trial | None:
+    """Compress the pieces, for TRIAL_SECONDS at most; None where there are none."""
+    packer = codec.Packer()
+    before = after = 0
+    began = time.monotonic()
+    for piece in pieces:
+        before, after = before + len(piece), after + len(packer.pack(piece) or piece)
+        if time.monotonic() - began > TRIAL_SECONDS:
+            break
+    return Trial(after / before, before / max(1e-6, time.monotonic() - began)) if before else None
+
+
+def choose(wish: str, trial: Trial | None, link: float) -> Way:
+    """By the wish ("auto", "zstd" or "none"), a trial where one could be made, and the link's bytes a second."""
+    if wish == "none" or (wish == "auto" and trial is None):
+        return Way("", link)
+    if trial is None:
+        return Way(codec.NAME, link, f"Compressed ({codec.NAME}).")
+    rate = trial.over(link)
+    what = f"({codec.NAME}, {trial.share:.2f} of it)"
+    if wish == codec.NAME:
+        return Way(codec.NAME, rate, f"Compressed {what}, as asked for.")
+    if rate >= GAIN * link:
+        return Way(codec.NAME, rate, f"Compressed {what}: the link is slower than the codec.")
+    if GAIN * trial.share > 1:
+        return Way("", link, f"Not compressed {what}: it hardly gets smaller.")
+    return Way("", link, f"Not compressed {what}: the codec is hardly faster than the link.")
+
+
+def sentence(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
+    """One line for people: how long it will stand still, and why.
 
     `rounds` is how it is known what to send in the last one, TRACKED or COMPARED; "" where there are none.
     """
+    return " ".join(filter(None, (_downtime(memory, way.rate, mode, lazy, rounds, budget_ms), way.why)))
+
+
+def _downtime(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
     whole = BASE_SECONDS + memory / rate
     how = f"{readable(memory)} of memory at {readable(rate)}/s"
     if lazy and mode == "postcopy":

@@ -14,12 +14,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from phaul import run
 from phaul.connection import Connection
 from phaul.errors import HaulFailed, LinkLost
+from phaul.relay import Count
 
 LOG = logging.getLogger("phaul.fs")
 BRIDGE = Path(__file__).with_name("bridge.py")
@@ -57,9 +58,7 @@ class Push:
     these files alone, by content. `live`: files that vanish under it are forgiven.
     """
 
-    def __init__(
-        self, tree: Path, channel: Connection, *, whole: bool, live: bool, on_bytes: Callable[[int], None]
-    ) -> None:
+    def __init__(self, tree: Path, channel: Connection, *, whole: bool, live: bool, on_bytes: Count) -> None:
         self._tree, self._channel, self._live, self._on_bytes = tree, channel, live, on_bytes
         self._ours, theirs = socket.socketpair()
         with theirs:

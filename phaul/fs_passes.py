@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 
 from phaul import fs_haul_subtree
 from phaul.connection import Connection
@@ -90,6 +91,6 @@ class Passes:
 
     def _start(self, crew: Crew, number: int, tree: Tree, *, whole: bool, live: bool) -> Push:
         channel = self._channel(f"tree:{number}")
-        push = Push(tree.path, channel, whole=whole, live=live, on_bytes=lambda n: self._stats.add(tree.kind, n))
+        push = Push(tree.path, channel, whole=whole, live=live, on_bytes=partial(self._stats.add, tree.kind))
         crew.stop_with(push.stop)
         return push

@@ -8,7 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-from phaul import dirty, freezer, places
+from phaul import codec, dirty, freezer, places
 from phaul.errors import Blocker, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
@@ -49,6 +49,7 @@ def gather() -> HostFacts:
         compare=bool(importlib.util.find_spec("xxhash")),
         post_copy=_has_feature("uffd-noncoop"),
         tcp_keep=False,
+        compress=codec.possible(),
     )
     return HostFacts(
         hostname=platform.node(),

@@ -39,6 +39,7 @@ class Capabilities:
     compare: bool = True  # memory can be compared with what was sent, which does for rounds too
     post_copy: bool = True  # memory can follow after the release
     tcp_keep: bool = True  # established connections can move
+    compress: bool = True  # what goes in bulk can be compressed
 
     def __and__(self, other: Capabilities) -> Capabilities:
         return Capabilities(**{f.name: getattr(self, f.name) and getattr(other, f.name) for f in fields(self)})
@@ -94,6 +95,9 @@ class Source(Protocol):
 
     def mapped(self) -> list[str]:
         """Files that the frozen tasks have mapped to write through, by the paths that the tasks see."""
+
+    def sample(self, most: int) -> list[bytes]:
+        """Pieces of the running tasks' memory, spread over it, `most` bytes in all; none where that cannot be had."""
 
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         """The image's bytes without what the target has; None where it lacks nothing."""

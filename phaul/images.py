@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from phaul.connection import Connection
 from phaul.errors import HaulFailed, ProtocolError
 from phaul.messages_pb2 import ImageFile
+from phaul.relay import Count
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 CHUNK = 1 << 20
 MAX_FILES = 100_000
 
 
-def send(directory: Path, channel: Connection, *, on_bytes: Callable[[int], None] = lambda _: None) -> int:
+def send(directory: Path, channel: Connection, *, on_bytes: Count = lambda *_: None) -> int:
     """Every file of the directory; the number of bytes."""
     total = 0
     for path in sorted(directory.iterdir()):
         size = path.stat().st_size
         channel.send(ImageFile(name=path.name, size=size))
-        channel.link.send_chunks(_chunks(path, on_bytes))
+        channel.link.send_chunks(_chunks(path), on_bytes=on_bytes)
         total += size
     channel.send(ImageFile())
     return total
 
 
-def _chunks(path: Path, on_bytes: Callable[[int], None]) -> Iterator[bytes]:
+def _chunks(path: Path) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         while data := file.read(CHUNK):
-            on_bytes(len(data))
             yield data
 
 

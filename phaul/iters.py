@@ -15,8 +15,9 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from phaul import (
@@ -131,7 +132,7 @@ class Haul:
             self.work = places.private_dir(self.work)
             self.record.note(work=str(self.work))
             self._prepare(plan)
-            self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout)
+            self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout, codec=self.stats.codec)
             passes = Passes(self.trees, self._channel, self.source.mapped, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
@@ -184,7 +185,7 @@ class Haul:
         self.show.phase("prepare")
         begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
         self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
-        self._foretell(plan)
+        self._choose_and_foretell(plan)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
             self._send_image(image)
@@ -194,12 +195,17 @@ class Haul:
         if len(prepared.trees) != len(self.trees):
             raise HaulFailed("The target prepared other directories than the source has.", code="trees")
 
-    def _foretell(self, plan: preflight.Plan) -> None:
+    def _choose_and_foretell(self, plan: preflight.Plan) -> None:
+        """Every channel that is opened from now on is packed as it is chosen here."""
         rate = forecast.measure(self._channel("speed"), memory=plan.memory, pace=self.stats.pace)
         rate = min(rate, self.stats.pace.rate or rate)
+        wish = self.options.compress if plan.capabilities.compress else "none"
+        trial = forecast.attempt(self.source.sample(forecast.SAMPLE)) if wish != "none" else None
+        way = forecast.choose(wish, trial, rate)
+        self.stats.codec = way.codec
         words = forecast.sentence(
             memory=plan.memory,
-            rate=rate,
+            way=way,
             mode=self.options.mode,
             lazy=plan.capabilities.post_copy,
             rounds=self._rounds_of(plan),
@@ -208,12 +214,12 @@ class Haul:
         self.show.say(words)
 
     def _channel(self, name: str) -> Connection:
-        return self.reach.open("data", token=self.token, channel=name)
+        return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
 
     def _send_image(self, image: Iterator[bytes]) -> None:
         channel = self._channel("image")
         with contextlib.closing(channel.link):
-            channel.link.send_chunks(_counted(image, lambda count: self.stats.add("image", count)))
+            channel.link.send_chunks(image, on_bytes=partial(self.stats.add, "image"))
             _confirm(channel)
 
     def _rounds_of(self, plan: preflight.Plan) -> str:
@@ -228,7 +234,7 @@ class Haul:
             return self.source.tasks(self.record.head)
 
         with self.source.brief_stops(self.record) as stopped:
-            self.sender = Sender(self._channel(CHANNEL), lambda count: self.stats.add("memory", count))
+            self.sender = Sender(self._channel(CHANNEL), partial(self.stats.add, "memory"))
             tracked = plan.capabilities.pre_dump
             self.rounds = Tracked(self.sender, tasks, stopped) if tracked else Compared(self.sender, tasks)
             self.rounds.run(self.show.say)
@@ -257,7 +263,7 @@ class Haul:
             self.serving = Serving(
                 Memory(self.source.tasks(self.record.head)),
                 self._channel,
-                on_bytes=lambda count: self.stats.add("memory", count),
+                on_bytes=partial(self.stats.add, "memory"),
             )
             self.serving.start(pages)
         self.show.phase("restore")
@@ -270,7 +276,7 @@ class Haul:
     def _dump(self, pictures: Path, channel: Connection, *, lazy: bool) -> Dumped:
         dumped = self.source.dump(pictures, lazy=lazy)
         with contextlib.closing(channel.link):
-            images.send(pictures, channel, on_bytes=lambda count: self.stats.add("memory", count))
+            images.send(pictures, channel, on_bytes=partial(self.stats.add, "memory"))
             _confirm(channel)
         LOG.debug("images sent")
         return dumped
@@ -342,12 +348,6 @@ class Haul:
         )
 
 
-def _counted(chunks: Iterator[bytes], on_bytes: Callable[[int], None]) -> Iterator[bytes]:
-    for chunk in chunks:
-        on_bytes(len(chunk))
-        yield chunk
-
-
 def _confirm(channel: Connection) -> None:
     """The target has all of it. Raises what it says otherwise."""
     reply = channel.recv(Reply, timeout=LONG_SECONDS)
@@ -361,6 +361,7 @@ def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
         f"Runs on {where} as {outcome.subject[:12]}.",
         f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, "
         f"{readable(stats.total)} sent ({stats.by_kind()}).",
+        *stats.packed(),
         *([f"It needed this host's memory for {stats.dependent:.1f} s more."] if stats.dependent else []),
         *outcome.notes,
     ]

@@ -16,8 +16,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from phaul.codec import Packer, Unpacker
 from phaul.errors import LinkLost
-from phaul.relay import LENGTH, MAX_CHUNK, SLICE, Inward, Outward, chunk_length
+from phaul.relay import LENGTH, MAX_CHUNK, SLICE, Count, Inward, Outward, chunk_length, framed, packed
 
 LOG = logging.getLogger("phaul.link")
 
@@ -58,11 +59,14 @@ class Link:
     """A byte stream to `peer` over a connected socket, which the link owns from now on.
 
     Every `timeout` is in seconds and limits silence, that is time without a byte moving; None waits
-    as long as the peer's host answers.
+    as long as the peer's host answers. Chunks, and nothing else, go through `packer` and `unpacker`
+    where the greeting set one.
     """
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self.peer = peer
+        self.packer: Packer | None = None
+        self.unpacker: Unpacker | None = None
         self._sock = sock
         self._closed = False
         self._in_use = threading.RLock()
@@ -119,8 +123,16 @@ class Link:
                 left = left[got:]
         return bytes(buffer)
 
-    def send_chunks(self, parts: Iterable[bytes], *, timeout: float | None = SILENCE_S) -> None:
-        """Send a stream and its end. Raises LinkLost.
+    def send_chunk(self, room: memoryview, *, timeout: float | None = SILENCE_S) -> int:
+        """Send one chunk, whose content lies behind room for its length; how many bytes it went as. Raises LinkLost."""
+        chunk = framed(room, self.packer)
+        self.send(chunk, timeout=timeout)
+        return len(chunk) - LENGTH.size
+
+    def send_chunks(
+        self, parts: Iterable[bytes], *, on_bytes: Count = lambda *_: None, timeout: float | None = SILENCE_S
+    ) -> None:
+        """Send a stream and its end; `on_bytes` is told of each chunk before it goes. Raises LinkLost.
 
         Where the peer speaks before the end it wants no more: the rest is not sent, and the peer's
         next message says why. Where `parts` raises, the stream is unfinished: close the link.
@@ -130,27 +142,34 @@ class Link:
                 if self._peer_speaks():
                     return
                 piece = memoryview(part)[start : start + MAX_CHUNK]
-                self.send(LENGTH.pack(len(piece)), timeout=timeout)
-                self.send(piece, timeout=timeout)
+                head, body = packed(piece, self.packer)
+                on_bytes(len(body), len(piece))
+                self.send(head, timeout=timeout)
+                self.send(body, timeout=timeout)
         self.send(LENGTH.pack(0), timeout=timeout)
 
     def recv_chunks(self, *, timeout: float | None = STREAM_SILENCE_S) -> Iterator[bytes]:
         """The stream that the peer sends with `send_chunks`, to its end. Raises LinkLost, ProtocolError."""
-        while length := chunk_length(self.peer, self.recv_exact(LENGTH.size, timeout=timeout)):
-            yield self.recv_exact(length, timeout=timeout)
+        unpacker = self.unpacker
+        while True:
+            header = self.recv_exact(LENGTH.size, timeout=timeout)
+            length, is_packed = chunk_length(self.peer, header, packable=unpacker is not None)
+            if not length:
+                return
+            body = self.recv_exact(length, timeout=timeout)
+            yield unpacker.unpack(body) if unpacker and is_packed else body
 
-    def relay(self, local: socket.socket, *, on_bytes: Callable[[int], None] | None = None) -> tuple[int, int]:
+    def relay(self, local: socket.socket, *, on_bytes: Count = lambda *_: None) -> tuple[int, int]:
         """Carry bytes both ways between the link and a local socket until both directions ended.
 
         The peer must relay as well. `on_bytes` is told of every piece that moved, either way. Where
         the local end dies, what still comes for it is dropped until the peer ends, so the link stays
         usable afterwards. The local socket stays open: it is the caller's. Returns the number of
-        bytes (to the link, from the link). Raises LinkLost, ProtocolError.
+        bytes (to the link, from the link) at the local end. Raises LinkLost, ProtocolError.
         """
         before = local.gettimeout()
         local.setblocking(False)
-        count = on_bytes or (lambda _: None)
-        outward, inward = Outward(self, local, count), Inward(self, local, count)
+        outward, inward = Outward(self, local, on_bytes), Inward(self, local, on_bytes)
         try:
             with self._using():
                 while not (outward.done and inward.done):

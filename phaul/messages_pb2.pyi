@@ -102,18 +102,20 @@ class Held(_message.Message):
     def __init__(self, subject: _Optional[str] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ["channel", "protocol", "purpose", "token", "version"]
+    __slots__ = ["channel", "codec", "protocol", "purpose", "token", "version"]
     CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     channel: str
+    codec: str
     protocol: int
     purpose: str
     token: bytes
     version: str
-    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., purpose: _Optional[str] = ..., token: _Optional[bytes] = ..., channel: _Optional[str] = ...) -> None: ...
+    def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., purpose: _Optional[str] = ..., token: _Optional[bytes] = ..., channel: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
 
 class HelloReply(_message.Message):
     __slots__ = ["failure", "protocol", "version"]

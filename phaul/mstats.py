@@ -30,13 +30,16 @@ class Stats:
     independent: float = 0.0  # nothing of it is needed from the source any more
     missing: int = 0  # bytes of memory, after the release
     sent: dict[str, int] = field(default_factory=lambda: dict.fromkeys(KINDS, 0))
+    content: int = 0  # what was sent, in bytes before it was packed with `codec`
+    codec: str = ""
     pace: Pace = field(default_factory=Pace)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def add(self, kind: str, count: int) -> None:
-        """So much more was sent; waits where that was faster than wished."""
+    def add(self, kind: str, count: int, content: int) -> None:
+        """So much more was sent, which was `content` bytes before it was packed; waits where it went too fast."""
         with self._lock:
             self.sent[kind] += count
+            self.content += content
         self.pace.keep(count)
 
     def still_missing(self, count: int) -> None:
@@ -55,6 +58,13 @@ class Stats:
     def dependent(self) -> float:
         """Seconds from the release until nothing of it was needed from here any more."""
         return max(0.0, self.independent - self.released)
+
+    def packed(self) -> list[str]:
+        """A sentence on what compression gained, where there was one."""
+        if not (self.codec and self.content):
+            return []
+        share = self.total / self.content
+        return [f"Compressed ({self.codec}): {readable(self.content)} went as {share:.2f} of it."]
 
     def seconds(self) -> float:
         return time.monotonic() - self.begun

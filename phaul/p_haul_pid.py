@@ -18,14 +18,14 @@ from typing import Any
 
 import psutil
 
-from phaul import criu_api, freezer, tasks_seen
+from phaul import criu_api, freezer, sample, tasks_seen
 from phaul.errors import Blocker, HaulFailed, Refused
 from phaul.host_facts import pycriu_blockers
 from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.pid_files import FileSeen, files_of, lacking
 
-CAPABILITIES = Capabilities.of_words(["hold"])
+CAPABILITIES = Capabilities.of_words(["hold", "compress"])
 Json = dict[str, Any]
 EXIT_SECONDS = 30.0
 
@@ -136,6 +136,9 @@ class Source:
 
     def mapped(self) -> list[str]:
         return []
+
+    def sample(self, most: int) -> list[bytes]:
+        return sample.of(tree_of(self.pid), most)
 
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         return None

@@ -18,7 +18,7 @@ from phaul.connection import Connection
 from phaul.errors import HaulFailed, PhaulError, ProtocolError, Unreachable
 from phaul.link import Link
 from phaul.pages_wire import ANSWER_BYTES, MAX_PAGES, PAGE, REQUEST_BYTES, Wish, wish_of
-from phaul.relay import LENGTH
+from phaul.relay import LENGTH, Count
 
 LOG = logging.getLogger("phaul.pages")
 RETRY_SECONDS, END_SECONDS = 0.5, 1.0
@@ -66,14 +66,14 @@ class Memory:
 
 
 class Answer:
-    """A buffer for one answer after another, with the head that it travels under."""
+    """A buffer for one answer after another, behind room for the length of the chunk that it travels as."""
 
     def __init__(self) -> None:
         self._buffer = bytearray(_HEAD + MAX_PAGES * PAGE)
         self._view = memoryview(self._buffer)
 
     def fill(self, memory: Memory, wish: Wish) -> memoryview:
-        """What is to be sent. Raises as `Memory.read` does."""
+        """What Link.send_chunk takes. Raises as `Memory.read` does."""
         memory.read(wish, self._view[_HEAD : _HEAD + wish.size])
         return self._headed(wish)
 
@@ -84,7 +84,6 @@ class Answer:
 
     def _headed(self, wish: Wish) -> memoryview:
         size = 0 if self._is_zero(wish.size) else wish.size
-        self._buffer[: LENGTH.size] = LENGTH.pack(ANSWER_BYTES + size)
         self._buffer[LENGTH.size : _HEAD] = wish.answer(size)
         return self._view[: _HEAD + size]
 
@@ -95,13 +94,12 @@ class Answer:
         return self._buffer[_HEAD : _HEAD + size] == _ZEROS[:size]
 
 
-def serve(link: Link, memory: Memory, *, on_bytes: Callable[[int], None] = lambda _: None) -> None:
+def serve(link: Link, memory: Memory, *, on_bytes: Count = lambda *_: None) -> None:
     """Answer requests until the peer ends the stream. Raises LinkLost, ProtocolError, HaulFailed (pages)."""
     answer = Answer()
     for wish in _wishes(link):
         data = answer.fill(memory, wish)
-        link.send(data, timeout=None)
-        on_bytes(len(data) - _HEAD)
+        on_bytes(link.send_chunk(data, timeout=None), len(data) - LENGTH.size)
 
 
 def _wishes(link: Link) -> Iterator[Wish]:
@@ -121,7 +119,7 @@ class Serving:
     """
 
     def __init__(
-        self, memory: Memory, open_channel: Callable[[str], Connection], *, on_bytes: Callable[[int], None]
+        self, memory: Memory, open_channel: Callable[[str], Connection], *, on_bytes: Count = lambda *_: None
     ) -> None:
         self._memory, self._open, self._on_bytes = memory, open_channel, on_bytes
         self._over = threading.Event()

@@ -18,7 +18,7 @@ from phaul.errors import HaulFailed
 from phaul.mstats import readable
 from phaul.pages_source import Answer, Memory
 from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, PAGE, Wish, wishes
-from phaul.relay import LENGTH
+from phaul.relay import LENGTH, Count
 
 LOG = logging.getLogger("phaul.precopy")
 CHANNEL = "pages:store"
@@ -48,7 +48,7 @@ class Rounds(Protocol):
 class Sender:
     """The stream to the target's store."""
 
-    def __init__(self, channel: Connection, on_bytes: Callable[[int], None]) -> None:
+    def __init__(self, channel: Connection, on_bytes: Count) -> None:
         self._channel, self._on_bytes = channel, on_bytes
         self.answer = Answer()
 
@@ -58,8 +58,7 @@ class Sender:
 
     def send(self, data: memoryview) -> None:
         """What `answer` was filled with."""
-        self._channel.link.send(data)
-        self._on_bytes(len(data) - LENGTH.size - ANSWER_BYTES)
+        self._on_bytes(self._channel.link.send_chunk(data), len(data) - LENGTH.size)
 
     def end(self) -> None:
         """The stream's end. Raises LinkLost where the target has not all of it."""

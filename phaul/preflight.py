@@ -6,7 +6,7 @@ import argparse
 import json
 from dataclasses import dataclass
 
-from phaul import host_facts
+from phaul import codec, host_facts
 from phaul.errors import Blocked, Blocker, Refused
 from phaul.htype import Capabilities, Driver, Source
 from phaul.messages_pb2 import Check, HostFacts, Request
@@ -51,7 +51,7 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
         blockers.append(
             Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
         )
-    blockers += _mode(able, options)
+    blockers += [*_mode(able, options), *_compress(able, {"this host": facts, there.hostname: there}, options)]
     if blockers:
         raise Blocked(tuple(dict.fromkeys(blockers)))
     return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]))
@@ -74,6 +74,18 @@ def _mode(able: Capabilities, options: argparse.Namespace) -> list[Blocker]:
         return []
     wish = f"--mode {options.mode}" if options.mode in ("precopy", "postcopy") else "--max-downtime"
     return [Blocker("mode", f"{wish} is not possible here: {why}. Leave it out.")]
+
+
+def _compress(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Namespace) -> list[Blocker]:
+    if options.compress != codec.NAME or able.compress:
+        return []
+    wish = f"--compress {options.compress} is not possible:"
+    lacking = [host for host, facts in hosts.items() if not Capabilities.of_words(facts.capabilities).compress]
+    found = [
+        Blocker("compress", f"{wish} install the package {codec.PACKAGE} on {host}, or leave it out.")
+        for host in lacking
+    ]
+    return found or [Blocker("compress", f"{wish} what is hauled here cannot be compressed. Leave it out.")]
 
 
 def _tools(facts: HostFacts, where: str, options: argparse.Namespace) -> list[Blocker]:

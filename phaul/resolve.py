@@ -109,9 +109,9 @@ def _settle_committed(record: journal.Journal, *, force: bool) -> list[str]:
 def serve_rest(record: journal.Journal) -> None:
     """The tasks at the target wait for memory that the copy here has. Raises InDoubt (memory-left, memory-lost)."""
     reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
-    token = bytes.fromhex(str(record.head["token"]))
+    token, codec = bytes.fromhex(str(record.head["token"])), str(record.head.get("codec", ""))
     memory = Memory(htype.load(str(record.head["type"])).source.tasks(record.head))
-    serving = Serving(memory, lambda name: reach.open("data", token=token, channel=name), on_bytes=lambda _: None)
+    serving = Serving(memory, lambda name: reach.open("data", token=token, channel=name, codec=codec))
     try:
         with serving:
             serving.start({})

@@ -8,6 +8,8 @@ import logging
 import secrets
 import shutil
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepare, Prepared, Reply, Restore, StateIs, Verify
 
 LOG = logging.getLogger("phaul.session")
+PACE_CHUNKS = 64
 
 
 class Session:
@@ -154,20 +157,20 @@ class Session:
     def carry(self, channel: Connection, name: str) -> None:
         """Serve one bulk channel to its end."""
         kind, _, number = name.partition(":")
-        carriers: dict[str, Callable[[], None]] = {
+        carriers: dict[str, Callable[[], str | None]] = {
             "image": lambda: self._receive_image(channel),
             "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
             "pages": lambda: pages_target.carry(self.haul, channel.link, name),
-            "speed": lambda: _drop(channel),
+            "speed": lambda: _pace_of(channel),
             "images": lambda: images.receive(places.private_dir(self._images), channel),
         }
         if kind not in carriers:
             raise ProtocolError(f"The peer asked for the unknown channel {name[:40]!r}.")
         self.channels.add(channel)
         try:
-            carriers[kind]()
+            note = carriers[kind]()
             if kind not in ("tree", "pages"):
-                channel.send(Reply(done=Done()))
+                channel.send(Reply(done=Done(note=note)))
         finally:
             self.channels.discard(channel)
 
@@ -184,9 +187,17 @@ class Session:
             raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
 
 
-def _drop(channel: Connection) -> None:
-    for _ in channel.link.recv_chunks():
-        pass
+def _pace_of(channel: Connection) -> str:
+    came = deque(((time.monotonic(), len(chunk)) for chunk in channel.link.recv_chunks()), maxlen=PACE_CHUNKS)
+    return later_pace(list(came))
+
+
+def later_pace(came: list[tuple[float, int]]) -> str:
+    """Bytes a second of the later half of chunks, by moments and lengths: TCP is at speed then. "" for a single one."""
+    later = came[(len(came) - 1) // 2 :]
+    if len(later) < 2:
+        return ""
+    return str(int(sum(length for _, length in later[1:]) / max(1e-6, later[-1][0] - later[0][0])))
 
 
 def state_of(record: journal.Journal) -> StateIs:

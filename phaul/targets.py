@@ -53,8 +53,11 @@ class Reach(Protocol):
     @property
     def name(self) -> str: ...
 
-    def open(self, purpose: str, *, token: bytes = b"", channel: str = "") -> Connection:
-        """A new connection. Raises Unreachable, NotTrusted, ProtocolError, and what the service refuses with."""
+    def open(self, purpose: str, *, token: bytes = b"", channel: str = "", codec: str = "") -> Connection:
+        """A new connection; `codec` is what its chunks to the target are packed with, "" for plain ones.
+
+        Raises Unreachable, NotTrusted, ProtocolError, and what the service refuses with.
+        """
 
     def close(self) -> None:
         """Give back what is shared between connections; these are to be closed before."""
@@ -67,10 +70,10 @@ class TlsReach:
         self.name = host
         self._port, self._identity, self._peers = port, identity, peers
 
-    def open(self, purpose: str, *, token: bytes = b"", channel: str = "") -> Connection:
+    def open(self, purpose: str, *, token: bytes = b"", channel: str = "", codec: str = "") -> Connection:
         link = tls.connect(self.name, self._port, self._identity, self._peers)
         try:
-            return greet(link, purpose, token, channel)
+            return greet(link, purpose, token, channel, codec)
         except BaseException:
             link.close()
             raise
@@ -86,10 +89,10 @@ class SshReach:
         self.name = destination
         self._master = ssh.Master(destination)
 
-    def open(self, purpose: str, *, token: bytes = b"", channel: str = "") -> Connection:
+    def open(self, purpose: str, *, token: bytes = b"", channel: str = "", codec: str = "") -> Connection:
         link = self._master.open()
         try:
-            return greet(link, purpose, token, channel)
+            return greet(link, purpose, token, channel, codec)
         except LinkLost as exc:
             link.close()
             raise link.failure() or exc from None

@@ -36,6 +36,8 @@ class Summary:
     total: float
     bytes: dict[str, float]
     notes: tuple[str, ...]
+    codec: str  # "" where it went plain, as much as it was
+    content: float
 
 
 def haul(host: Host, *argv: str, check: bool = True, env: dict[str, str] | None = None) -> Done:
@@ -64,6 +66,7 @@ def summary(done: Done) -> Summary:
     found = re.search(
         r"^Runs on \S+ as (?P<subject>\S{12})\.\n"
         r"Downtime (?P<downtime>\d+) ms, total (?P<total>[\d.]+) s, (?P<sum>[\d.]+ \w+) sent \((?P<kinds>.*)\)\.\n"
+        r"(Compressed \((?P<codec>\w+)\): (?P<content>[\d.]+ \w+) went as [\d.]+ of it\.\n)?"
         r"(?P<notes>(.+\n)*)\Z",
         done.out,
         re.MULTILINE,
@@ -76,6 +79,8 @@ def summary(done: Done) -> Summary:
         total=float(found["total"]),
         bytes={kind: size(number, unit) for kind, number, unit in kinds},
         notes=tuple(found["notes"].splitlines()),
+        codec=found["codec"] or "",
+        content=size(*(found["content"] or found["sum"]).split()),
     )
 
 

@@ -339,7 +339,7 @@ def test_bind_mounts_are_copied_where_that_is_asked_for(srv: str, served: Lab) -
     a.docker("run", "-d", "--name", "bound", "-v", f"{srv}:/bound", "busybox", "sh", "-c", writer)
     before = survey(top / "all")
     wait_for((top / "log").exists, "the first line")
-    said = summary(haul(a, "docker", "bound", b.ip, "--copy-binds"))
+    said = summary(haul(a, "docker", "bound", b.ip, "--copy-binds", "--compress", "none"))
     lines = len((top / "log").read_text().splitlines())
     there = b.path(srv)
     wait_for(lambda: len((there / "log").read_text().splitlines()) > lines + 100, "more lines at the target")

@@ -38,7 +38,7 @@ def test_a_counter_goes_on_at_the_target(served: Lab) -> None:
     assert downtime(seen) < 10 * served.slowness
     assert said.total > said.downtime
     assert said.bytes["image"] == 0
-    assert said.bytes["memory"] > 10_000
+    assert said.bytes["memory"] > 1000
     assert said.bytes["rootfs"] > 100
     for host in served.hosts:
         host.docker("rm", "-f", "count")
@@ -210,7 +210,7 @@ def test_only_lacking_layers_are_sent(served: Lab) -> None:
     try:
         a.docker("run", "-d", "--name", "count", other_name, "ticker")
         wait_ticks(a, "count", 5)
-        said = summary(haul(a, "docker", "count", b.ip))
+        said = summary(haul(a, "docker", "count", b.ip, "--compress", "none"))
         assert 1 << 20 <= said.bytes["image"] < 1.5 * (1 << 20)
         assert image(b, "busybox-layered") == image(a, "busybox-layered")
         assert len(image(b, "busybox-layered")[1]) == 2
@@ -230,7 +230,7 @@ def test_a_whole_image_is_sent_where_nothing_of_it_is(served: Lab) -> None:
         images.remove(b, name)
     try:
         counter(a, "count")
-        said = summary(haul(a, "docker", "count", b.ip))
+        said = summary(haul(a, "docker", "count", b.ip, "--compress", "none"))
         assert said.bytes["image"] > 2 << 20
         assert image(b, "busybox") == image(a, "busybox")
         b.docker("rm", "-f", "count")

@@ -67,7 +67,7 @@ def test_memory_that_changes_all_the_time_arrives(a: Host, b: Host, mode: str) -
 
 def test_mappings_that_change_while_memory_is_missing(a: Host, b: Host) -> None:
     workloads.shifter(a, "hog", mib=48)
-    done = moved(a, b, "--mode", "postcopy", "--bandwidth", "16M")
+    done = moved(a, b, "--mode", "postcopy", "--bandwidth", "16M", "--compress", "none")
     assert seconds_of(done, "post-copy") > 1
     whole(a, b)
     assert b.run("docker", "logs", "hog").err == ""

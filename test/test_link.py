@@ -13,52 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wire import SOON, pair, pool, tcp_pair, tls_pair
 
-from phaul import tls
 from phaul.errors import LinkLost, ProtocolError
-from phaul.keys import Identity, Peers
 from phaul.link import Link, peer_vanished
 from phaul.relay import MAX_CHUNK
 
+__all__ = ["pair", "pool"]
+
 MIB = 1 << 20
-SOON = 20
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(8) as executor:
-        yield executor
-
-
-@pytest.fixture(params=["unix", "tcp", "tls"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[Link, Link]]:
-    """Two ends of one link."""
-    if request.param == "unix":
-        left, right = (Link(sock, "peer") for sock in socket.socketpair())
-    elif request.param == "tcp":
-        left, right = (Link(sock, "peer") for sock in tcp_pair())
-    else:
-        left, right = tls_pair(tmp_path, pool)
-    yield left, right
-    left.close()
-    right.close()
-
-
-def tcp_pair() -> tuple[socket.socket, socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        client = socket.create_connection(server.getsockname())
-        accepted, _ = server.accept()
-    return client, accepted
-
-
-def tls_pair(where: Path, pool: ThreadPoolExecutor) -> tuple[Link, Link]:
-    identity = Identity.load_or_make(where / "etc")
-    peers = Peers(where / "etc")
-    peers.add("127.0.0.1", identity.pem)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        accepted = pool.submit(lambda: tls.accept(server.accept()[0], identity, peers))
-        client = tls.connect("127.0.0.1", server.getsockname()[1], identity, peers)
-        return client, accepted.result(SOON)
 
 
 def raw(link: Link) -> socket.socket:
@@ -197,10 +160,14 @@ class Relayed:
         self.b, far = socket.socketpair()
         self.moved: list[int] = []
         self.locals = (near, far)
-        self.near: Future[Any] = pool.submit(self.left.relay, near, on_bytes=self.moved.append)
+        self.near: Future[Any] = pool.submit(self.left.relay, near, on_bytes=self._count)
         self.far: Future[Any] = pool.submit(self.right.relay, far)
         for sock in (self.a, self.b):
             sock.settimeout(SOON)
+
+    def _count(self, sent: int, content: int) -> None:
+        assert sent == content
+        self.moved.append(sent)
 
     def close(self) -> None:
         for sock in (self.a, self.b, *self.locals):

@@ -137,13 +137,16 @@ sys.stdin.read()
 ears.close()
 serving.close()
 """
-NOTHING_ELSE = "file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False"
+NOTHING_ELSE = (
+    "file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False, compress=False"
+)
 OPTIONS = argparse.Namespace(
     img_path=None,
     keep_images=False,
     skip_cpu_check=False,
     skip_criu_check=False,
     mode="auto",
+    compress="auto",
     max_downtime=None,
     postcopy_timeout=60,
 )

@@ -34,15 +34,19 @@ class Copying:
     def __init__(self) -> None:
         self.puppet = Puppet()
         self.stream: list[bytes] = []
-        link = SimpleNamespace(send=lambda data: self.stream.append(bytes(data[LENGTH.size :])))
-        channel: Any = SimpleNamespace(link=link)
+        channel: Any = SimpleNamespace(link=SimpleNamespace(send=self.carry, send_chunk=self.carry))
         self.sent = 0
         self.tasks = {INNER: self.puppet.pid}
         self.compared = Compared(Sender(channel, self.count), lambda: self.tasks)
         self.words = [-1] * PAGES
         self.puppet.do("map", BASE, PAGES)
 
-    def count(self, size: int) -> None:
+    def carry(self, data: memoryview) -> int:
+        self.stream.append(bytes(data[LENGTH.size :]))
+        return len(data) - LENGTH.size
+
+    def count(self, size: int, content: int) -> None:
+        assert size == content
         self.sent += size
 
     def write(self, first: int, pages: int, word: int) -> None:

@@ -42,8 +42,10 @@ def test_images_arrive_as_they_were_and_are_roots_alone(tmp_path: Path, ends: En
     target.mkdir()
     for name, size in {"core-1.img": 700, "pages-1.img": (1 << 20) + 3, "empty.img": 0}.items():
         (source / name).write_bytes(os.urandom(size))
-    counted: list[int] = []
-    sending = threading.Thread(target=lambda: images.send(source, ends[0], on_bytes=counted.append))
+    counted: list[tuple[int, int]] = []
+    sending = threading.Thread(
+        target=lambda: images.send(source, ends[0], on_bytes=lambda *counts: counted.append(counts))
+    )
     sending.start()
     images.receive(target, ends[1])
     sending.join(60)
@@ -51,7 +53,8 @@ def test_images_arrive_as_they_were_and_are_roots_alone(tmp_path: Path, ends: En
         path.name: path.read_bytes() for path in source.iterdir()
     }
     assert {path.stat().st_mode & 0o7777 for path in target.iterdir()} == {0o600}
-    assert sum(counted) == sum(path.stat().st_size for path in source.iterdir())
+    size = sum(path.stat().st_size for path in source.iterdir())
+    assert [sum(counts) for counts in zip(*counted, strict=True)] == [size, size]
 
 
 HOSTILE = [
@@ -261,9 +264,12 @@ def test_bytes_for_people(count: int) -> None:
 
 def test_what_a_haul_moved() -> None:
     stats = mstats.Stats()
-    stats.add("rootfs", 1536)
-    stats.add("rootfs", 512)
-    assert stats.total == 2048
+    stats.add("rootfs", 1536, 3072)
+    stats.add("rootfs", 512, 5120)
+    assert stats.total == 2048 and stats.content == 8192
+    assert stats.packed() == []
+    stats.codec = "zstd"
+    assert stats.packed() == ["Compressed (zstd): 8.0 KiB went as 0.25 of it."]
     assert stats.by_kind() == "image 0 B, rootfs 2.0 KiB, memory 0 B"
     stats.frozen, stats.released = 10.0, 10.25
     assert stats.downtime == 0.25

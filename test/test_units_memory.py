@@ -101,8 +101,9 @@ class Served:
         except PhaulError as error:
             self.error: PhaulError | None = error
 
-    def _add(self, count: int) -> None:
-        self.count += count
+    def _add(self, sent: int, content: int) -> None:
+        assert sent == content
+        self.count += sent
 
     def ask(self, data: bytes) -> None:
         self.link.send(LENGTH.pack(len(data)) + data)
@@ -136,7 +137,7 @@ def test_answers_in_the_order_of_the_requests(served: Served) -> None:
     assert answers == [(wishes[0], page(1) + page(2) * 2), (wishes[1], b""), (wishes[2], b""), (wishes[3], page(1))]
     served.link.send(LENGTH.pack(0))
     assert served.end() is None
-    assert served.count == 4 * PAGE
+    assert served.count == 4 * PAGE + 4 * ANSWER_BYTES
 
 
 @pytest.mark.parametrize("offset", [0, 1, 64, 2048, PAGE - 65, PAGE - 1])

@@ -142,7 +142,7 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
     """What an earlier round sent of it is old."""
     sent: list[bytes] = []
     channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
-    rounds = Tracked(Sender(channel, lambda _: None), lambda: {TASK: os.getpid()}, lambda act: act())
+    rounds = Tracked(Sender(channel, lambda *_: None), lambda: {TASK: os.getpid()}, lambda act: act())
     memory = Memory({TASK: os.getpid()})
     rounds._send_range(memory, TASK, PAGE, 3 * PAGE)  # nothing is mapped so low
     memory.close()
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_whole_is_taken_back() -> None:
 def test_a_task_that_cannot_be_read_is_taken_back() -> None:
     sent: list[bytes] = []
     channel: Any = SimpleNamespace(link=SimpleNamespace(send=lambda data: sent.append(bytes(data))))
-    rounds = Tracked(Sender(channel, lambda _: None), dict, lambda act: act())
+    rounds = Tracked(Sender(channel, lambda *_: None), dict, lambda act: act())
     rounds._seen, rounds._changed = {TASK: (1 << 22, "")}, {TASK: [(PAGE, 2 * PAGE)]}
     rounds._send()
     assert sent == [LENGTH.pack(ANSWER_BYTES) + Wish(TASK, 0, 1).answer(FORGET_TASK)]
@@ -162,7 +162,13 @@ def test_pages_of_nobody() -> None:
     assert dirty.pages(1 << 22, only_dirty=False) == []
 
 
-WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": "", "budget_ms": None}
+WHOLE = {
+    "memory": 1 << 30,
+    "way": forecast.Way("", float(100 << 20), "So."),
+    "lazy": True,
+    "rounds": "",
+    "budget_ms": None,
+}
 
 
 @pytest.mark.parametrize(
@@ -180,4 +186,5 @@ WHOLE = {"memory": 1 << 30, "rate": float(100 << 20), "lazy": True, "rounds": ""
 def test_what_is_foretold(other: dict[str, object], words: list[str]) -> None:
     said = forecast.sentence(**{**WHOLE, **other})  # type: ignore[arg-type]
     assert [word for word in words if word not in said] == []
+    assert said.endswith(". So.")
     assert ("--mode postcopy" in said) == ("--mode postcopy" in words)

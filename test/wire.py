@@ -1,9 +1,11 @@
-"""Two hosts' keys, paired, and something that is served: what tests of the wire share."""
+"""Links, two hosts' keys, paired, and something that is served: what tests of the wire share."""
 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,43 @@ SOON = 20
 
 HERE = "127.0.0.1"
 ANSWER = b"served"
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as executor:
+        yield executor
+
+
+@pytest.fixture(params=["unix", "tcp", "tls"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path, pool: ThreadPoolExecutor) -> Iterator[tuple[Link, Link]]:
+    """Two ends of one link."""
+    if request.param == "unix":
+        left, right = (Link(sock, "peer") for sock in socket.socketpair())
+    elif request.param == "tcp":
+        left, right = (Link(sock, "peer") for sock in tcp_pair())
+    else:
+        left, right = tls_pair(tmp_path, pool)
+    yield left, right
+    left.close()
+    right.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server((HERE, 0)) as server:
+        client = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    return client, accepted
+
+
+def tls_pair(where: Path, pool: ThreadPoolExecutor) -> tuple[Link, Link]:
+    identity = Identity.load_or_make(where / "etc")
+    peers = Peers(where / "etc")
+    peers.add("127.0.0.1", identity.pem)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        accepted = pool.submit(lambda: tls.accept(server.accept()[0], identity, peers))
+        client = tls.connect("127.0.0.1", server.getsockname()[1], identity, peers)
+        return client, accepted.result(SOON)
 
 
 class Host:

@@ -15,15 +15,8 @@ USUAL_MIRROR = "http://deb.debian.org/debian"
 HOST_PACKAGES = (
     *("criu", "python3-pycriu", "docker.io", "docker-cli", "runc", "containerd"),
     *("iproute2", "iptables", "nftables", "mount", "procps", "busybox-static"),
-    *(
-        "python3",
-        "python3-docker",
-        "python3-psutil",
-        "python3-protobuf",
-        "python3-cryptography",
-        "python3-rich",
-        "python3-xxhash",
-    ),
+    *("python3", "python3-docker", "python3-psutil", "python3-protobuf", "python3-cryptography", "python3-rich"),
+    *("python3-xxhash", "python3-zstandard"),
     *("rsync", "openssh-server", "openssh-client", "openssl", "ca-certificates"),
 )
 # The mirror's Release file of testing may be older than its own time limit.

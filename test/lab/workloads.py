@@ -23,10 +23,14 @@ def counter(host: Host, name: str, *docker_args: str) -> str:
     return container
 
 
-def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0) -> str:
-    """Start a container with so much random memory, of which hot_mib MiB more change all the time; its id."""
+def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0, bits: int = 64) -> str:
+    """Start a container with so much random memory, of which hot_mib MiB more change all the time; its id.
+
+    `bits` of each 8-byte word are random, the others are zero, so that it can be compressed.
+    """
     images.load(host, "memhog")
-    container = host.docker("run", "-d", "--name", name, *docker_args, "memhog", "memhog", str(mib), str(hot_mib))
+    words = ("memhog", "memhog", str(mib), str(hot_mib), str(bits))
+    container = host.docker("run", "-d", "--name", name, *docker_args, *words)
     until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
     return container
 

@@ -1,5 +1,6 @@
 /*
- * memhog MIB [HOT_MIB]: fills MIB MiB with random bytes and writes to HOT_MIB MiB more all the time.
+ * memhog MIB [HOT_MIB [BITS]]: fills MIB MiB with random bytes and writes to HOT_MIB MiB more all the time.
+ * Of each 8-byte word BITS bits are random, all where it is left out; the others are zero.
  *
  * Every 10 ms it checks one MiB of the first kind against the checksum taken when it was filled and
  * appends "NUMBER SECONDS.NANOSECONDS ok|BAD PASSES" to /ticks; PASSES counts how many times all of
@@ -35,14 +36,14 @@ static uint64_t checksum(const uint64_t *words)
 	return sum;
 }
 
-static void fill(uint64_t *words, size_t count)
+static void fill(uint64_t *words, size_t count, uint64_t mask)
 {
 	static uint64_t state = 88172645463325252UL;
 	for (size_t i = 0; i < count; i++) {
 		state ^= state << 13;
 		state ^= state >> 7;
 		state ^= state << 17;
-		words[i] = state;
+		words[i] = state & mask;
 	}
 }
 
@@ -61,6 +62,8 @@ int main(int count, char **words)
 {
 	size_t mib = count > 1 ? strtoul(words[1], 0, 10) : 16;
 	size_t hot_mib = count > 2 ? strtoul(words[2], 0, 10) : 0;
+	size_t bits = count > 3 ? strtoul(words[3], 0, 10) : 64;
+	uint64_t mask = bits < 64 ? (1UL << bits) - 1 : ~0UL;
 	uint64_t *cold = reserve(mib ? mib : 1), *hot = reserve(hot_mib ? hot_mib : 1);
 	uint64_t *sums = calloc(mib + 1, sizeof *sums);
 	struct timespec pause = { 0, 10000000 }, now;
@@ -71,7 +74,7 @@ int main(int count, char **words)
 	if (file < 0 || !sums)
 		return 1;
 	for (size_t i = 0; i < mib; i++) {
-		fill(cold + i * (MIB / sizeof *cold), MIB / sizeof *cold);
+		fill(cold + i * (MIB / sizeof *cold), MIB / sizeof *cold, mask);
 		sums[i] = checksum(cold + i * (MIB / sizeof *cold));
 	}
 	for (uint64_t number = 1;; number++) {
