@@ -132,13 +132,13 @@ class Haul:
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout)
-            passes = Passes(self.trees, self._channel, self.source.mapped, self.stats)
-            if plan.capabilities.file_system:
-                self.show.phase("sync")
-                passes.sync()
-            if self._in_rounds(plan):
-                self._pre_copy()
-            self._freeze_and_restore(plan, passes)
+            with contextlib.closing(Passes(self.trees, self._channel, self.source.written, self.stats)) as passes:
+                if plan.capabilities.file_system:
+                    self.show.phase("sync")
+                    passes.sync()
+                if self._in_rounds(plan):
+                    self._pre_copy()
+                self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
