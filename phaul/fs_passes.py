@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 
@@ -59,10 +59,21 @@ class Followed:
             return why
 
 
+class Again:
+    """What an iterator gives, from its beginning each time, and none of it kept: names may be many."""
+
+    def __init__(self, begin: Callable[[], Iterator[str]]) -> None:
+        self._begin = begin
+
+    def __iter__(self) -> Iterator[str]:
+        return self._begin()
+
+
 @dataclass(frozen=True)
 class Going:
     """A push that carries what it is fed."""
 
+    kind: tuple[str, ...]
     push: Push
     done: Future[int]
 
@@ -116,7 +127,7 @@ class Passes:
         self._followed = [Followed(number, tree) for number, tree in enumerate(self._trees)]
         self._look()
         with Crew() as crew:
-            going = [self._start(crew, followed, WHOLE, live=True) for followed in self._followed]
+            going = [self._start(crew, followed, WHOLE, live=True, last=True) for followed in self._followed]
             for one in going:
                 one.push.feed(TOP)
             crew.join()
@@ -177,14 +188,23 @@ class Passes:
             if isinstance(changes, Changes):
                 one.followed.watch.put_back(changes)
             whole = one.whole or self._start(crew, one.followed, WHOLE, live=one.live)
-            whole.push.feed(TOP)
-            whole.done.result()
+            self._carry(crew, one, whole, TOP)
             feed = self._looked_through(one.followed)
-        one.made.push.feed(feed.made)
-        one.made.done.result()
-        one.listed.push.feed(feed.listed)
-        one.listed.done.result()
+        self._carry(crew, one, one.made, feed.made)
+        self._carry(crew, one, one.listed, feed.listed)
         LOG.debug("passed over %s", one.followed.tree.path)
+
+    def _carry(self, crew: Crew, one: Poised, going: Going, names: Iterable[str]) -> None:
+        """Feed it and wait. Once more where it is the last time: rsync stumbles over some things, but gets up.
+
+        (A directory there that here is a file with several names: it asks the file for what only a directory has.)
+        """
+        going.push.feed(names)
+        going.done.result()
+        if not going.push.complete and (going.kind is WHOLE or not one.live):
+            again = self._start(crew, one.followed, going.kind, live=one.live, last=True)
+            again.push.feed(names)
+            again.done.result()
 
     def _plan(self, followed: Followed, changes: Changes | Doubt, written: Written) -> Feed:
         """Raises Doubt, OSError."""
@@ -199,14 +219,14 @@ class Passes:
         """What sizes and dates have not told."""
         tree, moment = followed.tree, followed.since - fs_haul_subtree.TICK_SECONDS
         mapped = fs_haul_subtree.files_in(tree, self._trees, self._mapped)
-        return Feed(fs_haul_subtree.touched_since(tree.path, moment), mapped)
+        return Feed(Again(lambda: fs_haul_subtree.touched_since(tree.path, moment)), list(mapped))
 
-    def _start(self, crew: Crew, followed: Followed, kind: tuple[str, ...], *, live: bool) -> Going:
-        """`live`: what vanishes under it is forgiven, and what is told of, anything: it is told of again."""
+    def _start(self, crew: Crew, followed: Followed, kind: tuple[str, ...], *, live: bool, last: bool = False) -> Going:
+        """`live`: what vanishes under it is forgiven. Unless it is the `last`, so is what it could not copy."""
         channel, tree = self._channel(f"tree:{followed.number}"), followed.tree
-        forgiven = () if not live else (VANISHED,) if kind is WHOLE else (PARTIAL, VANISHED)
+        forgiven = (*((VANISHED,) if live else ()), *(() if last else (PARTIAL,)))
         push = Push(
             tree.path, channel, kind, forgiven=forgiven, on_bytes=lambda count: self._stats.add(tree.kind, count)
         )
         crew.stop_with(push.stop)
-        return Going(push, crew.add(push.carry))
+        return Going(kind, push, crew.add(push.carry))

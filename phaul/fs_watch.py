@@ -110,7 +110,9 @@ class Watch:
 
     def close(self) -> None:
         self._stop()
-        self._close_queue()
+        if self._inotify:
+            self._inotify.close()
+            self._inotify = None
         if self._end >= 0:
             os.close(self._end)
             self._end = -1
@@ -120,11 +122,6 @@ class Watch:
             os.eventfd_write(self._end, 1)
             self._thread.join()
 
-    def _close_queue(self) -> None:
-        if self._inotify:
-            self._inotify.close()
-            self._inotify = None
-
     def _follow(self) -> None:
         """The thread: keep the kernel's queue short until the end."""
         queue = self._inotify
@@ -132,9 +129,12 @@ class Watch:
         poll = select.poll()
         for one in (queue.fileno(), self._end):
             poll.register(one, select.POLLIN)
-        while not self._doubt and not any(ready == self._end for ready, _ in poll.poll()):
-            with self._lock, self._doubting():
-                self._read(queue)
+        while not any(ready == self._end for ready, _ in poll.poll()):
+            with self._lock:
+                if self._doubt:
+                    return
+                with self._doubting():
+                    self._read(queue)
 
     @contextlib.contextmanager
     def _doubting(self) -> Iterator[None]:
@@ -144,7 +144,6 @@ class Watch:
         except (Doubt, OSError) as why:
             self._doubt = _words(why)
             self._made, self._touched, self._directories, self._linked = set(), set(), {}, {}
-            self._close_queue()
 
     def _read(self, queue: Inotify) -> int:
         """How many events there were."""

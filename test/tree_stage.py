@@ -122,5 +122,7 @@ def differences(before: dict[str, Facts], after: dict[str, Facts]) -> list[str]:
     lines = []
     for name in sorted(before.keys() | after.keys()):
         one, two = before.get(name, {}), after.get(name, {})
-        lines += [f"{name!r} {key}: {one.get(key)} -> {two.get(key)}" for key in one | two if one.get(key) != two.get(key)]
+        lines += [
+            f"{name!r} {key}: {one.get(key)} -> {two.get(key)}" for key in one | two if one.get(key) != two.get(key)
+        ]
     return lines

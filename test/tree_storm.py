@@ -54,7 +54,9 @@ class Storm:
     def a_regular(self) -> str:
         """Not what opening would wait at, nor what a symbolic link leads to."""
         files = self._every(directories=False)
-        return self.random.choice([one for one in files if os.path.isfile(one) and not os.path.islink(one)] or [self.top])
+        return self.random.choice(
+            [one for one in files if os.path.isfile(one) and not os.path.islink(one)] or [self.top]
+        )
 
     def anything(self) -> str:
         return self.random.choice([self.top, *self._every(directories=True), *self._every(directories=False)])
@@ -111,7 +113,10 @@ class Storm:
             os.close(descriptor)
 
     def change_mode(self) -> None:
-        os.chmod(self.a_directory() if self.random.random() < 0.5 else self.a_regular(), self.random.choice((0o600, 0o755, 0o1777, 0o4711)))
+        os.chmod(
+            self.a_directory() if self.random.random() < 0.5 else self.a_regular(),
+            self.random.choice((0o600, 0o755, 0o1777, 0o4711)),
+        )
 
     def change_owner(self) -> None:
         os.chown(self.anything(), self.random.randrange(5), self.random.randrange(5), follow_symlinks=False)
