@@ -124,7 +124,8 @@ class Passes:
             before = sent
 
     def _first_pass(self) -> int:
-        self._followed = [Followed(number, tree) for number, tree in enumerate(self._trees)]
+        for number, tree in enumerate(self._trees):
+            self._followed.append(Followed(number, tree))
         self._look()
         with Crew() as crew:
             going = [self._start(crew, followed, WHOLE, live=True, last=True) for followed in self._followed]

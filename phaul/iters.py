@@ -78,6 +78,7 @@ class Haul:
         self.token = b""
         self.serving: Serving | None = None
         self.pre_copy: PreCopy | None = None
+        self.passes: Passes | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -105,6 +106,8 @@ class Haul:
             with interrupts.shielded():
                 if self.serving:
                     self.serving.close()
+                if self.passes:
+                    self.passes.close()
                 # A signal on the way into the rollback, say: the guard does it.
                 if self._undecided:
                     guard.take_over()
@@ -132,13 +135,13 @@ class Haul:
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout)
-            with contextlib.closing(Passes(self.trees, self._channel, self.source.written, self.stats)) as passes:
-                if plan.capabilities.file_system:
-                    self.show.phase("sync")
-                    passes.sync()
-                if self._in_rounds(plan):
-                    self._pre_copy()
-                self._freeze_and_restore(plan, passes)
+            self.passes = passes = Passes(self.trees, self._channel, self.source.written, self.stats)
+            if plan.capabilities.file_system:
+                self.show.phase("sync")
+                passes.sync()
+            if self._in_rounds(plan):
+                self._pre_copy()
+            self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
