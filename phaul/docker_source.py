@@ -122,9 +122,9 @@ class DockerSource:
     def written(self) -> Written:
         pids = self._pids()
         mapped = frozenset().union(*map(tasks_seen.written_through_maps, pids))
-        opened = [seen for pid in pids for seen in tasks_seen.open_to_write(pid)]
-        named = frozenset(path for path, nameless in opened if not nameless)
-        return Written(mapped, named, nameless=any(nameless for _, nameless in opened))
+        opened = frozenset(seen for pid in pids for seen in tasks_seen.open_to_write(pid))
+        named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
+        return Written(mapped, named, nameless)
 
     def _pids(self) -> list[int]:
         return freezer.of(int(self.inspect["State"]["Pid"])).pids()

@@ -46,12 +46,17 @@ def touched_of(tree: Tree, trees: list[Tree], paths: Iterable[str], moment: floa
 
 def files_in(tree: Tree, trees: list[Tree], paths: Iterable[str]) -> Iterator[str]:
     """Of the paths that the tasks see, those whose file is in this tree, relative to it."""
+    for name in names_in(tree, trees, paths):
+        if (tree.path / name).is_file():
+            yield name
+
+
+def names_in(tree: Tree, trees: list[Tree], paths: Iterable[str]) -> Iterator[str]:
+    """Of the paths that the tasks see, those that lead into this tree, relative to it."""
     for path in paths:
         owner = max((t for t in trees if _is_inside(path, t.inside)), key=lambda t: len(t.inside), default=None)
         if owner is tree or (owner and owner.path == tree.path):
-            relative = str(PurePosixPath(path).relative_to(tree.inside))
-            if (tree.path / relative).is_file():
-                yield relative
+            yield str(PurePosixPath(path).relative_to(tree.inside))
 
 
 def _is_inside(path: str, top: str) -> bool:

@@ -157,9 +157,9 @@ class Passes:
         """What tasks may write to without an event. It comes after the watch has begun, or taken, and before a pass."""
         written = self._written() if self._trees else Written()
         self._mapped |= written.mapped
-        if written.nameless:
-            for followed in self._followed:
-                followed.watch.distrust("a task has a file open whose name is gone, but which has another")
+        for followed in self._followed:
+            if lost := list(fs_haul_subtree.names_in(followed.tree, self._trees, written.nameless)):
+                followed.watch.distrust(f"what a task has open as {lost[0]!r} has another name now")
         return written
 
     def poise(self, crew: Crew) -> list[Poised]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from phaul import inotify
 from phaul.inotify import Event, Inotify
 
+PROC = Path("/proc")
 MAX_NAMES = 20_000
 MAX_DIRECTORIES = 100_000
 MADE = inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO
@@ -267,8 +268,8 @@ def mounts(seen: Path) -> list[tuple[str, str]]:
 
     Raises Doubt where the root of a task is not the top of an overlay: it has changed its root, so its view is another.
     """
-    of_task = seen.parent.parent == Path("/proc") and seen.name == "root"
-    lines = (seen.parent if of_task else Path("/proc/self")).joinpath("mountinfo").read_text().splitlines()
+    of_task = seen.parent.parent == PROC and seen.name == "root"
+    lines = (seen.parent if of_task else PROC / "self").joinpath("mountinfo").read_text().splitlines()
     found = [(line.split()[0], _unescaped(line.split()[4])) for line in lines]
     if not of_task:
         return [(number, point) for number, point in found if Path(point).is_relative_to(os.path.realpath(seen))]

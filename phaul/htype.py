@@ -70,7 +70,7 @@ class Written:
 
     mapped: frozenset[str] = frozenset()  # to write through
     opened: frozenset[str] = frozenset()  # to write to
-    nameless: bool = False  # one of those opened is without the name that it was opened by, but has another
+    nameless: frozenset[str] = frozenset()  # of those opened, which are not called so any more, but otherwise
 
 
 @dataclass(frozen=True)

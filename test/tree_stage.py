@@ -53,6 +53,12 @@ class Stage:
     def sync(self) -> None:
         self.passes.sync()
 
+    def first(self) -> None:
+        self.passes._first_pass()
+
+    def again(self) -> None:
+        self.passes._live_pass()
+
     def freeze(self, change: Callable[[], object] = lambda: None) -> int:
         """The frozen pass, after a last change when all is poised; the bytes that it moved."""
         before = self.stats.total
@@ -76,9 +82,10 @@ class Stage:
 
 def written() -> Written:
     """What this process has mapped and opened, as a driver tells it."""
-    opened = list(tasks_seen.open_to_write(os.getpid()))
     mapped = frozenset(tasks_seen.written_through_maps(os.getpid()))
-    return Written(mapped, frozenset(path for path, _ in opened), nameless=any(nameless for _, nameless in opened))
+    opened = list(tasks_seen.open_to_write(os.getpid()))
+    named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
+    return Written(mapped, named, nameless)
 
 
 def survey(top: Path) -> dict[str, Facts]:

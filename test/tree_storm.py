@@ -7,7 +7,8 @@ import os
 import random
 import shutil
 import struct
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 NAMES = ("a", "b", "c", "-d", "e\nf", "g h", "\udcff", "ä")
@@ -196,3 +197,18 @@ ACTS: tuple[Callable[[Storm], None], ...] = (
     Storm.make_device,
 )
 # fmt: on
+
+
+@contextlib.contextmanager
+def overlay(work: Path, seed: int) -> Iterator[tuple[Path, Path]]:
+    """The upper directory of an overlay over some files, and where the whole is seen."""
+    for name in ("lower", "upper", "work", "merged"):
+        (work / name).mkdir()
+    with contextlib.closing(Storm(work / "lower", seed)) as below:
+        below.blow(60)
+    layers = f"lowerdir={work}/lower,upperdir={work}/upper,workdir={work}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, work / "merged"], check=True)
+    try:
+        yield work / "upper", work / "merged"
+    finally:
+        subprocess.run(["umount", work / "merged"], check=True)
