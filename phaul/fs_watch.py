@@ -74,8 +74,11 @@ class Watch:
             self._thread.start()
 
     def take(self) -> Changes:
-        """What has changed since the last `take`. Raises Doubt."""
+        """What has changed since the last `take`; what is only now on its way, the next gives. Raises Doubt."""
         with self._lock:
+            with self._doubting():
+                if self._inotify and not self._doubt:
+                    self._read(self._inotify)
             if self._doubt:
                 raise Doubt(self._doubt)
             linked = frozenset(name for names in self._linked.values() for name in names)
