@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -37,6 +38,11 @@ MADE = (*WHOLE, "--no-inc-recursive", "--delete-missing-args", "--ignore-times")
 LISTED = ("--dirs", "--delete-missing-args", "--ignore-times", "--inplace")
 TOP = (".",)
 PARTIAL, VANISHED = 23, 24
+# What says (by the number of its errno: ENOENT, ENXIO, ENOTDIR) that a file was removed, or replaced by a whiteout
+# or by another thing, while rsync was on the way to it; and what rsync says besides.
+OVERTAKEN = re.compile(
+    rb"file has vanished: |rsync: \[sender\] .*: .* \((2|6|20)\)$|rsync error: .*\(code 23\)|IO error encountered|\s*$"
+)
 END_SECONDS = 60
 
 CONFIGURATION = """\
@@ -87,6 +93,16 @@ class Push:
             for name in names:
                 listing.write(b"./" + os.fsencode(name) + b"\0")
 
+    def _overtaken(self, errors: bytes) -> bool:
+        """Whether there is nothing but what vanishing is forgiven for, though rsync calls it otherwise."""
+        mere = all(OVERTAKEN.match(line) for line in errors.splitlines())
+        return VANISHED in self._forgiven and self._client.returncode == PARTIAL and mere
+
+    @property
+    def partial(self) -> bool:
+        """Whether something could not be copied; then rsync may have removed nothing either."""
+        return self._client.returncode == PARTIAL
+
     @property
     def complete(self) -> bool:
         """Whether it ended without anything to forgive."""
@@ -101,7 +117,7 @@ class Push:
                 run.kill(self._client)
                 raise
         errors = self._end()
-        if self._client.returncode not in (0, *self._forgiven):
+        if self._client.returncode not in (0, *self._forgiven) and not self._overtaken(errors):
             sentence = f"rsync could not copy {self._tree}: {_words(errors)}"
             raise HaulFailed(sentence, code="rsync", detail=errors.decode(errors="replace"))
         return sent

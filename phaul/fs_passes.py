@@ -50,6 +50,11 @@ class Followed:
         else:
             self.watch.distrust("a pass over it was not complete")
 
+    def look_again(self, whole: Push) -> None:
+        """Where it could not copy something: nothing tells what."""
+        if whole.partial:
+            self.watch.distrust("a pass over it was not complete")
+
     def settle(self) -> Changes | Doubt:
         """The same for the last time: nothing changes any more."""
         self.watch.settle()
@@ -132,6 +137,8 @@ class Passes:
             for one in going:
                 one.push.feed(TOP)
             crew.join()
+        for followed, one in zip(self._followed, going, strict=True):
+            followed.look_again(one.push)
         return sum(one.done.result() for one in going)
 
     def _live_pass(self) -> int:
@@ -196,16 +203,18 @@ class Passes:
         LOG.debug("passed over %s", one.followed.tree.path)
 
     def _carry(self, crew: Crew, one: Poised, going: Going, names: Iterable[str]) -> None:
-        """Feed it and wait. Once more where it is the last time: rsync stumbles over some things, but gets up.
+        """Feed it and wait; once more where no pass does it for certain. rsync stumbles over some things, but gets up.
 
         (A directory there that here is a file with several names: it asks the file for what only a directory has.)
         """
         going.push.feed(names)
         going.done.result()
-        if not going.push.complete and (going.kind is WHOLE or not one.live):
-            again = self._start(crew, one.followed, going.kind, live=one.live, last=True)
-            again.push.feed(names)
-            again.done.result()
+        if going.push.partial and (going.kind is WHOLE or not one.live):
+            going = self._start(crew, one.followed, going.kind, live=one.live, last=True)
+            going.push.feed(names)
+            going.done.result()
+        if going.kind is WHOLE:
+            one.followed.look_again(going.push)
 
     def _plan(self, followed: Followed, changes: Changes | Doubt, written: Written) -> Feed:
         """Raises Doubt, OSError."""

@@ -15,7 +15,7 @@ import pytest
 from tree_stage import Stage, differences, survey
 from tree_storm import overlay
 
-from phaul import docker_checks, fs_changes, fs_haul_subtree, fs_watch, tasks_seen
+from phaul import docker_checks, fs_changes, fs_haul, fs_haul_subtree, fs_watch, tasks_seen
 from phaul.fs_changes import Plan
 from phaul.fs_watch import Changes, Doubt, Watch
 from phaul.htype import Tree
@@ -218,6 +218,37 @@ def test_a_file_that_is_written_to_by_a_name_that_is_gone(here: Path, said: Call
         on.freeze(lambda: file.write(b"unseen"))
         assert (on.there[0] / "a/named").read_bytes() == b"unseen"
     assert "has another name now" in said()[0]
+
+
+def test_a_file_that_is_written_to_by_a_name_outside(here: Path, said: Callable[[], list[str]]) -> None:
+    outside = here.parent / "outside"
+    outside.hardlink_to(here / "a/file")
+
+    def write() -> None:
+        date = outside.stat().st_mtime_ns
+        outside.write_bytes(os.urandom(5000))
+        os.utime(outside, ns=(date, date))
+
+    with stage(here) as on:
+        on.first()
+        on.freeze(write)
+        assert (on.there[0] / "a/file").read_bytes() == outside.read_bytes()
+    assert "names that are not known" in said()[0]
+
+
+def test_what_becomes_a_whiteout_under_a_pass_is_forgiven(here: Path) -> None:
+    """It cannot be opened, which rsync takes for worse than that it had vanished."""
+    words = b"""rsync: [sender] send_files failed to open "/x/diff/a: b": No such device or address (6)
+file has vanished: "/x/y"
+rsync error: some files/attrs were not transferred (see previous errors) (code 23) at main.c(1412) [sender=3.5.1]
+"""
+    assert all(fs_haul.OVERTAKEN.match(line) for line in words.splitlines())
+    for worse in (
+        b'rsync: [sender] send_files failed to open "/x": Permission denied (13)',
+        b'rsync: [receiver] rsync_xal_set: lsetxattr("x","user.y") failed: No such file or directory (2)',
+        b'rsync: [sender] read errors mapping "/x (6)": Input/output error (5)',
+    ):
+        assert not fs_haul.OVERTAKEN.match(worse)
 
 
 @pytest.mark.parametrize("what", ["moved", "removed"])
