@@ -289,6 +289,18 @@ def test_what_is_mounted_where_tasks_see_it_is_none_of_the_layer(tmp_path: Path)
             subprocess.run(["umount", merged / "volume"], check=True)
 
 
+def test_whiteouts_share_an_inode_but_nothing_else(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    with overlay(tmp_path, 1) as (upper, merged):
+        files = [path for path in merged.rglob("*") if path.is_file() and not path.is_symlink()][:4]
+        files[0].unlink()
+        files[1].unlink()
+        with Stage(tmp_path, Tree(upper, "rootfs", "/", merged)) as on:
+            on.first()
+            on.freeze(lambda: [path.unlink() for path in files[2:]])
+            assert differences(survey(upper), survey(on.there[0])) == []
+        assert [name for name, seen in survey(upper).items() if "whiteout" in seen] and said() == []
+
+
 def test_a_directory_that_is_made_while_it_is_placed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Watched first, then listed."""
     real = Inotify.add

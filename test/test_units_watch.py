@@ -184,6 +184,8 @@ CHANGES: dict[str, Change] = {
     "written by another name": lambda top: overwrite(top / "hard-1"),
     "written by one name of two": lambda top: (overwrite(top / "other/hard-2"), (top / "hard-1").unlink()),
     "mode by another name": lambda top: (top / "other/hard-3").chmod(0o400),
+    "one name of several is another": lambda top: (top / "hard-1").rename(top / "deep/hard"),
+    "one name of several in a directory that moves": lambda top: (top / "other").rename(top / "deep/other"),
     "no link any more": lambda top: replace(top / "hard-1"),
     "no link any more, and the others written": lambda top: (replace(top / "hard-1"), overwrite(top / "other/hard-2")),
     "new fifo": lambda top: os.mkfifo(top / "fifo"),
