@@ -186,6 +186,12 @@ CHANGES: dict[str, Change] = {
     "mode by another name": lambda top: (top / "other/hard-3").chmod(0o400),
     "one name of several is another": lambda top: (top / "hard-1").rename(top / "deep/hard"),
     "one name of several in a directory that moves": lambda top: (top / "other").rename(top / "deep/other"),
+    # rsync asks the file for what only a directory has, says so, and does it the second time.
+    "directory to one name of several": lambda top: (
+        shutil.rmtree(top / "full"),
+        os.mkfifo(top / "a fifo"),
+        (top / "full").hardlink_to(top / "a fifo"),
+    ),
     "no link any more": lambda top: replace(top / "hard-1"),
     "no link any more, and the others written": lambda top: (replace(top / "hard-1"), overwrite(top / "other/hard-2")),
     "new fifo": lambda top: os.mkfifo(top / "fifo"),
