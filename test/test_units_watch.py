@@ -15,6 +15,8 @@ from tree_stage import Stage, differences, survey
 from tree_storm import ACL
 
 from phaul import fs_haul_subtree, fs_watch
+from phaul.errors import HaulFailed
+from phaul.fs_changes import Feed, Plan
 from phaul.htype import Tree
 
 Change = Callable[[Path], object]
@@ -221,3 +223,14 @@ def test_a_change_arrives_where_all_is_looked_at(
     monkeypatch.setattr(fs_haul_subtree, "TICK_SECONDS", 2.0)
     arrives(tmp_path, here, CHANGES[name])
     assert len(said()) == 2 and all("0 " in line for line in said()), said()
+
+
+def test_what_the_last_pass_cannot_copy_is_a_failure(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stage(tmp_path, here) as on:
+        on.sync()
+        # What is in a file cannot be looked for.
+        monkeypatch.setattr(Plan, "feed", lambda *_: Feed(("file/x",), ()))
+        with pytest.raises(HaulFailed, match="Not a directory"):
+            on.freeze()

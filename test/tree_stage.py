@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from phaul import fs_haul, tasks_seen
 from phaul.connection import Connection
+from phaul.errors import LinkLost
 from phaul.fs_passes import Passes
 from phaul.htype import Tree, Written
 from phaul.link import Link
@@ -47,7 +48,8 @@ class Stage:
         return Connection(Link(ours, "there"))
 
     def _receive(self, there: Path, sock: socket.socket) -> None:
-        with contextlib.closing(Connection(Link(sock, "here"))) as channel:
+        # The other end leaves where a pass fails.
+        with contextlib.closing(Connection(Link(sock, "here"))) as channel, contextlib.suppress(LinkLost):
             fs_haul.receive(there, channel, self.work)
 
     def sync(self) -> None:
