@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,15 +172,27 @@ def shares_host_network(inspect: Json) -> bool:
 
 
 def size_of(tree: Path) -> int:
-    """Bytes that the files of a tree take on disk; each hard-linked file once."""
+    """Bytes that the files of a tree take on disk; each hard-linked file once. Little is remembered of many files."""
     seen: set[tuple[int, int]] = set()
     total = 0
-    for path in (tree, *tree.rglob("*")):
-        try:
-            info = path.lstat()
-        except FileNotFoundError:
-            continue
-        if (info.st_dev, info.st_ino) not in seen:
+    for info in _all_in(tree):
+        if info.st_nlink > 1 and not stat.S_ISDIR(info.st_mode):
+            if (info.st_dev, info.st_ino) in seen:
+                continue
             seen.add((info.st_dev, info.st_ino))
-            total += info.st_blocks * 512
+        total += info.st_blocks * 512
     return total
+
+
+def _all_in(tree: Path) -> Iterator[os.stat_result]:
+    """The tree itself and everything in it; what vanishes meanwhile is left out."""
+    with contextlib.suppress(FileNotFoundError):
+        yield tree.lstat()
+    pending = [str(tree)]
+    while pending:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.stat(follow_symlinks=False)

@@ -28,7 +28,7 @@ from phaul import (
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
-from phaul.htype import Capabilities, Dumped, Tree
+from phaul.htype import Capabilities, Dumped, Tree, Written
 from phaul.journal import Journal
 from phaul.private_net import PrivateNet
 
@@ -114,20 +114,19 @@ class DockerSource:
 
     def trees(self) -> list[Tree]:
         """The writable layer first, then volumes and (where they are to be copied) bind mounts, by destination."""
-        found = [Tree(docker_rootfs.upper_dir(self.inspect), "rootfs", "/")]
-        found += [
-            Tree(Path(volume["Source"]), "volume", volume["Destination"])
-            for volume in docker_config.volumes(self.inspect)
-        ]
+        root = Path("/proc") / str(self.inspect["State"]["Pid"]) / "root"
+        found = [Tree(docker_rootfs.upper_dir(self.inspect), "rootfs", "/", root)]
+        found += [_mounted(volume, "volume") for volume in docker_config.volumes(self.inspect)]
         if self.options.copy_binds:
-            found += [
-                Tree(Path(bind["Source"]), "bind", bind["Destination"]) for bind in docker_config.binds(self.inspect)
-            ]
+            found += [_mounted(bind, "bind") for bind in docker_config.binds(self.inspect)]
         return found
 
-    def mapped(self) -> list[str]:
+    def written(self) -> Written:
         pids = self._pids()
-        return sorted({path for pid in pids for path in tasks_seen.written_through_maps(pid)})
+        mapped = frozenset().union(*map(tasks_seen.written_through_maps, pids))
+        opened = frozenset(seen for pid in pids for seen in tasks_seen.open_to_write(pid))
+        named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
+        return Written(mapped, named, nameless)
 
     def _pids(self) -> list[int]:
         return freezer.of(int(self.inspect["State"]["Pid"])).pids()
@@ -283,6 +282,10 @@ class DockerSource:
 def _keep_log(log: Path, logs: Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         shutil.copy2(log, logs)  # its date tells when CRIU ended
+
+
+def _mounted(mount: Json, kind: str) -> Tree:
+    return Tree(Path(mount["Source"]), kind, mount["Destination"], Path(mount["Source"]))
 
 
 def _kind(path: Path) -> str:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from phaul import run
@@ -30,11 +31,19 @@ SWITCHES = (
     # Which lower file a copied-up one came from: a handle of this host's file system, void on another.
     "--filter=-x trusted.overlay.origin", "--filter=-x trusted.overlay.impure", "--filter=-x trusted.overlay.uuid",
 )  # fmt: skip
+# Everything under the names fed, by size and date; what is not at the source goes.
 WHOLE = ("--recursive", "--delete")
-# By content; in place, as a temporary file would change the date of its directory, which is not listed.
-LISTED = ("--ignore-times", "--inplace")
+# The same by content, and what is named but missing goes too. In one list, for hard links from here to there.
+MADE = (*WHOLE, "--no-inc-recursive", "--delete-missing-args", "--ignore-times")
+# These alone, directories without what is in them. In place: a file of many bytes may have changed in a few.
+LISTED = ("--dirs", "--delete-missing-args", "--ignore-times", "--inplace")
 TOP = (".",)
-VANISHED = 24
+PARTIAL, VANISHED = 23, 24
+# What says (by the number of its errno: ENOENT, ENXIO, ENOTDIR) that a file was removed, or replaced by a whiteout
+# or by another thing, while rsync was on the way to it; and what rsync says besides.
+OVERTAKEN = re.compile(
+    rb"file has vanished: |rsync: \[sender\] .*: .* \((2|6|20)\)$|rsync error: .*\(code 23\)|IO error encountered|\s*$"
+)
 END_SECONDS = 60
 
 CONFIGURATION = """\
@@ -54,25 +63,51 @@ read only = no
 class Push:
     """One pass over a tree. It greets the target at once and waits for `feed`, so that a frozen pass need not.
 
-    `whole`: everything under the names fed, and what is not at the source is deleted; otherwise
-    these files alone, by content. `live`: files that vanish under it are forgiven.
+    `kind` is WHOLE, MADE or LISTED; `forgiven` are statuses of rsync, besides 0, that are no failure.
     """
 
-    def __init__(self, tree: Path, channel: Connection, *, whole: bool, live: bool, on_bytes: Count) -> None:
-        self._tree, self._channel, self._live, self._on_bytes = tree, channel, live, on_bytes
+    def __init__(
+        self,
+        tree: Path,
+        channel: Connection,
+        kind: tuple[str, ...],
+        *,
+        forgiven: tuple[int, ...],
+        on_bytes: Count,
+    ) -> None:
+        self._tree, self._channel, self._forgiven, self._on_bytes = tree, channel, forgiven, on_bytes
         self._ours, theirs = socket.socketpair()
         with theirs:
             shell = f"{sys.executable} -IS {BRIDGE} {theirs.fileno()}"
-            argv = ["rsync", *SWITCHES, *(WHOLE if whole else LISTED), "-e", shell, f"{tree}/", f"target::{MODULE}/"]
+            argv = ["rsync", *SWITCHES, *kind, "-e", shell, f"{tree}/", f"target::{MODULE}/"]
             self._client = run.start(
                 argv, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=(theirs.fileno(),)
             )
 
-    def feed(self, names: Sequence[str]) -> None:
-        """What to copy, relative to the tree; TOP for all of it."""
+    def feed(self, names: Iterable[str]) -> None:
+        """What to copy, relative to the tree; TOP for all of it.
+
+        What a name lies in is sent as well, by its attributes: with "./" (rsync(1), --relative) so is the tree's top.
+        """
         assert self._client.stdin
         with contextlib.suppress(BrokenPipeError), self._client.stdin as listing:
-            listing.write(b"".join(os.fsencode(name) + b"\0" for name in names))
+            for name in names:
+                listing.write(b"./" + os.fsencode(name) + b"\0")
+
+    def _overtaken(self, errors: bytes) -> bool:
+        """Whether there is nothing but what vanishing is forgiven for, though rsync calls it otherwise."""
+        mere = all(OVERTAKEN.match(line) for line in errors.splitlines())
+        return VANISHED in self._forgiven and self._client.returncode == PARTIAL and mere
+
+    @property
+    def partial(self) -> bool:
+        """Whether something could not be copied; then rsync may have removed nothing either."""
+        return self._client.returncode == PARTIAL
+
+    @property
+    def complete(self) -> bool:
+        """Whether it ended without anything to forgive."""
+        return self._client.returncode == 0
 
     def carry(self) -> int:
         """Carry the bytes until the pass ends; how many were sent. Raises HaulFailed (rsync), LinkLost."""
@@ -83,7 +118,7 @@ class Push:
                 run.kill(self._client)
                 raise
         errors = self._end()
-        if self._client.returncode not in ((0, VANISHED) if self._live else (0,)):
+        if self._client.returncode not in (0, *self._forgiven) and not self._overtaken(errors):
             sentence = f"rsync could not copy {self._tree}: {_words(errors)}"
             raise HaulFailed(sentence, code="rsync", detail=errors.decode(errors="replace"))
         return sent

@@ -60,11 +60,24 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Tree:
-    """A directory that travels: what it is of ("rootfs", "volume", "bind") and where its tasks see it."""
+    """A directory that travels: what it is of ("rootfs", "volume", "bind") and where its tasks see it.
+
+    `seen` is where on this host changes by the tasks can be watched: a name there is the name in `path`.
+    """
 
     path: Path
     kind: str
     inside: str
+    seen: Path
+
+
+@dataclass(frozen=True)
+class Written:
+    """Files that the tasks can write to without anybody being told, by the paths that they see."""
+
+    mapped: frozenset[str] = frozenset()  # to write through
+    opened: frozenset[str] = frozenset()  # to write to
+    nameless: frozenset[str] = frozenset()  # of those opened, which are not called so any more, but otherwise
 
 
 @dataclass(frozen=True)
@@ -93,8 +106,8 @@ class Source(Protocol):
 
     def trees(self) -> list[Tree]: ...
 
-    def mapped(self) -> list[str]:
-        """Files that the frozen tasks have mapped to write through, by the paths that the tasks see."""
+    def written(self) -> Written:
+        """What the tasks have mapped and opened now."""
 
     def sample(self, most: int) -> list[bytes]:
         """Pieces of the running tasks' memory, spread over it, `most` bytes in all; none where that cannot be had."""

@@ -79,6 +79,7 @@ class Haul:
         self.token = b""
         self.serving: Serving | None = None
         self.rounds: Rounds | None = None
+        self.passes: Passes | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -106,6 +107,8 @@ class Haul:
             with interrupts.shielded():
                 if self.serving:
                     self.serving.close()
+                if self.passes:
+                    self.passes.close()
                 # A signal on the way into the rollback, say: the guard does it.
                 if self._undecided:
                     guard.take_over()
@@ -133,7 +136,7 @@ class Haul:
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout, codec=self.stats.codec)
-            passes = Passes(self.trees, self._channel, self.source.mapped, self.stats)
+            self.passes = passes = Passes(self.trees, self._channel, self.source.written, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
                 passes.sync()

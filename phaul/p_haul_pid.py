@@ -21,7 +21,7 @@ import psutil
 from phaul import criu_api, freezer, sample, tasks_seen
 from phaul.errors import Blocker, HaulFailed, Refused
 from phaul.host_facts import pycriu_blockers
-from phaul.htype import Capabilities, Dumped, Tree
+from phaul.htype import Capabilities, Dumped, Tree, Written
 from phaul.journal import Journal
 from phaul.pid_files import FileSeen, files_of, lacking
 
@@ -134,8 +134,8 @@ class Source:
     def trees(self) -> list[Tree]:
         return []
 
-    def mapped(self) -> list[str]:
-        return []
+    def written(self) -> Written:
+        return Written()
 
     def sample(self, most: int) -> list[bytes]:
         return sample.of(tree_of(self.pid), most)

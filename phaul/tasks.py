@@ -10,7 +10,8 @@ from typing import Any, Self
 
 from phaul import interrupts
 
-WORKERS = 16
+# More than there ever are to do: who waits for another must not keep it from its thread.
+WORKERS = 256
 
 
 class Crew:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +89,22 @@ def written_through_maps(pid: int) -> set[str]:
             if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s" and fields[5].startswith("/"):
                 found.add(fields[5])
     return found
+
+
+def open_to_write(pid: int) -> Iterator[tuple[str, bool]]:
+    """Regular files that the task has open to write to: by which path, and whether that is gone while another is left.
+
+    What has no name at all is the task's alone, and left out.
+    """
+    directory = PROC / str(pid) / "fd"
+    with contextlib.suppress(OSError):
+        for name in os.listdir(directory):
+            with contextlib.suppress(OSError):
+                # The link's own mode tells what it was opened for: proc(5), /proc/pid/fd.
+                seen = os.stat(directory / name)
+                if os.lstat(directory / name).st_mode & stat.S_IWUSR and stat.S_ISREG(seen.st_mode) and seen.st_nlink:
+                    path = os.readlink(directory / name)
+                    yield path, path.endswith(" (deleted)")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from wire import SOON, pair, pool
 
 from phaul import codec
 from phaul.codec import Packer, Unpacker
-from phaul.connection import Connection, greet, welcome
+from phaul.connection import PROTOCOL, Connection, greet, welcome
 from phaul.errors import ProtocolError, Refused
 from phaul.link import Link
 from phaul.messages_pb2 import Hello, HelloReply
@@ -278,7 +278,7 @@ def test_without_a_word_it_is_plain(links: tuple[Link, Link], pool: ThreadPoolEx
 )
 def test_what_is_not_spoken_is_refused(links: tuple[Link, Link], purpose: str, name: str) -> None:
     ours = Connection(links[0])
-    ours.send(Hello(protocol=1, version="1", purpose=purpose, codec=name))
+    ours.send(Hello(protocol=PROTOCOL, version="1", purpose=purpose, codec=name))
     with pytest.raises(ProtocolError, match="not spoken here"):
         welcome(links[1])
     failure = ours.recv(HelloReply, timeout=SOON).failure
@@ -293,7 +293,7 @@ def test_a_host_that_cannot(links: tuple[Link, Link], monkeypatch: pytest.Monkey
     with pytest.raises(Refused, match=f"install the package {codec.PACKAGE}") as caught:
         greet(links[0], "data", packing="zstd")
     assert caught.value.code == "compress"
-    Connection(links[0]).send(Hello(protocol=1, version="1", purpose="data", codec="zstd"))
+    Connection(links[0]).send(Hello(protocol=PROTOCOL, version="1", purpose="data", codec="zstd"))
     with pytest.raises(Refused, match="zstandard is not on"):
         welcome(links[1])
     assert Connection(links[0]).recv(HelloReply, timeout=SOON).failure.code == "compress"

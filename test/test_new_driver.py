@@ -26,7 +26,7 @@ import contextlib
 import json
 from pathlib import Path
 from phaul.errors import Blocker, HaulFailed, Refused
-from phaul.htype import Capabilities, Dumped, Tree
+from phaul.htype import Capabilities, Dumped, Tree, Written
 from phaul.messages_pb2 import Expectation
 
 TOP = Path(__file__).parent
@@ -50,9 +50,9 @@ class Source:
         return {{"note": self.name, "memory": 0, "breaks": (self.here / "breaks").exists()}}
     able = Capabilities()
     def trees(self):
-        return [Tree(self.here / "tree", "volume", "/")] if CAPABILITIES.file_system else []
-    def mapped(self):
-        return []
+        return [Tree(self.here / "tree", "volume", "/", self.here / "tree")] if CAPABILITIES.file_system else []
+    def written(self):
+        return Written()
     def image(self, lacks):
         told("image:" + ",".join(lacks))
         return iter([b"x" * 10, b"y"])
