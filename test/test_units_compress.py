@@ -60,7 +60,7 @@ def test_only_pages_that_are_there_are_looked_at(puppet: Puppet) -> None:
     before = tables(puppet.pid)
     found = sample.of([puppet.pid], 1 << 40)
     # One page is left out, which nobody has touched; what is zero is not sent, and so no sample either.
-    assert [piece for piece in found if page(5) in piece] == [page(1) + page(2) * 2 + page(5) * 4]
+    assert found.count(page(1) + page(2) * 2 + page(5) * 4) == 1
     assert [piece for piece in found if page(7) in piece] == [page(7) * PIECE]
     assert all(piece.strip(b"\0") for piece in found)
     assert tables(puppet.pid) == before
