@@ -51,7 +51,8 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
         blockers.append(
             Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
         )
-    blockers += [*_mode(able, options), *_compress(able, {"this host": facts, there.hostname: there}, options)]
+    hosts = {"this host": facts, there.hostname: there}
+    blockers += [*_mode(able, hosts, options), *_compress(able, hosts, options)]
     if blockers:
         raise Blocked(tuple(dict.fromkeys(blockers)))
     return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]))
@@ -61,29 +62,35 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
 _NOTHING_TO_SHOW = frozenset({"paused", "restarting", "dead", "not-running", "gone", "storage-driver"})
 
 
-def _mode(able: Capabilities, options: argparse.Namespace) -> list[Blocker]:
+def _mode(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Namespace) -> list[Blocker]:
     """What was asked for by name is not replaced by something else."""
-    if options.mode == "precopy" and not able.in_rounds:
-        why = (
-            "CRIU must restore lazily, and the kernels of both hosts track which memory changes (soft-dirty), "
-            "or both have python3-xxhash to compare it"
-        )
-    elif (options.mode == "postcopy" or options.max_downtime is not None) and not able.post_copy:
-        why = "memory cannot follow after the release (lazy pages), by what this haul or one of the hosts can"
+    asked = options.mode in ("precopy", "postcopy")
+    wish = f"--mode {options.mode}" if asked else "--max-downtime"
+    if (asked or options.max_downtime is not None) and not able.post_copy:
+        why = [
+            f"CRIU and the kernel of {host} cannot restore lazily: leave it out."
+            for host in _lacking(hosts, "post_copy")
+        ]
+    elif options.mode == "precopy" and not able.in_rounds:
+        why = [f"install the package python3-xxhash on {host}, or leave it out." for host in _lacking(hosts, "compare")]
     else:
         return []
-    wish = f"--mode {options.mode}" if options.mode in ("precopy", "postcopy") else "--max-downtime"
-    return [Blocker("mode", f"{wish} is not possible here: {why}. Leave it out.")]
+    whys = why or ["memory of what is hauled (its type, or the host's network) cannot follow it: leave it out."]
+    return [Blocker("mode", f"{wish} is not possible here: {why}") for why in whys]
+
+
+def _lacking(hosts: dict[str, HostFacts], word: str) -> list[str]:
+    """The hosts without the capability."""
+    return [host for host, facts in hosts.items() if word not in facts.capabilities]
 
 
 def _compress(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Namespace) -> list[Blocker]:
     if options.compress != codec.NAME or able.compress:
         return []
     wish = f"--compress {options.compress} is not possible:"
-    lacking = [host for host, facts in hosts.items() if not Capabilities.of_words(facts.capabilities).compress]
     found = [
         Blocker("compress", f"{wish} install the package {codec.PACKAGE} on {host}, or leave it out.")
-        for host in lacking
+        for host in _lacking(hosts, "compress")
     ]
     return found or [Blocker("compress", f"{wish} what is hauled here cannot be compressed. Leave it out.")]
 

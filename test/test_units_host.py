@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from phaul import criu_log, host_facts, host_setup
+from phaul import criu_log, host_facts, host_setup, preflight
 from phaul.errors import Refused
+from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
 
 VERSIONS = [
@@ -185,3 +187,35 @@ def test_what_is_no_configuration_is_refused(text: str) -> None:
         host_setup.merged(text, "/x")
     except Refused as refused:
         assert refused.code == "daemon-json" and "nothing was changed" in refused.sentence
+
+
+@pytest.mark.parametrize(
+    ("mode", "limit", "lacking", "said"),
+    [
+        ("auto", None, {"here": "post_copy"}, []),
+        ("stopcopy", None, {"here": "post_copy"}, []),
+        ("postcopy", None, {}, []),
+        ("precopy", None, {"here": "compare", "there": "pre_dump"}, ["xxhash on here"]),
+        ("precopy", None, {"here": "pre_dump", "there": "pre_dump"}, []),
+        ("precopy", None, {"there": "post_copy"}, ["--mode precopy", "of there cannot restore lazily"]),
+        ("postcopy", None, {"here": "post_copy"}, ["--mode postcopy", "of here cannot restore lazily"]),
+        ("auto", 100, {"there": "post_copy"}, ["--max-downtime", "of there cannot restore lazily"]),
+    ],
+)
+def test_a_mode_that_cannot_be(mode: str, limit: int | None, lacking: dict[str, str], said: list[str]) -> None:
+    able, hosts = Capabilities(), {}
+    for name in ("here", "there"):
+        word = lacking.get(name, "")
+        words = [one for one in Capabilities().words() if one != word]
+        hosts[name] = HostFacts(capabilities=words)
+        able &= Capabilities.of_words(words)
+    found = preflight._mode(able, hosts, argparse.Namespace(mode=mode, max_downtime=limit))
+    assert [blocker.code for blocker in found] == ["mode"] * bool(said)
+    assert all(words in found[0].sentence for words in said)
+
+
+def test_a_mode_that_the_hauled_does_not_allow() -> None:
+    every = {"here": HostFacts(capabilities=Capabilities().words())}
+    options = argparse.Namespace(mode="postcopy", max_downtime=None)
+    (found,) = preflight._mode(Capabilities(post_copy=False), every, options)
+    assert "what is hauled" in found.sentence
