@@ -12,6 +12,7 @@ from typing import Any
 from phaul import docker_rootfs, freezer, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
+from phaul.fs_haul_subtree import everything_in
 from phaul.host_facts import dotted, version_of
 
 Json = dict[str, Any]
@@ -188,11 +189,6 @@ def _all_in(tree: Path) -> Iterator[os.stat_result]:
     """The tree itself and everything in it; what vanishes meanwhile is left out."""
     with contextlib.suppress(FileNotFoundError):
         yield tree.lstat()
-    pending = [str(tree)]
-    while pending:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                with contextlib.suppress(FileNotFoundError):
-                    yield entry.stat(follow_symlinks=False)
+    for _, entry in everything_in(tree):
+        with contextlib.suppress(FileNotFoundError):
+            yield entry.stat(follow_symlinks=False)

@@ -28,9 +28,10 @@ from phaul import (
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
-from phaul.htype import Capabilities, Dumped, Tree, Written
+from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.private_net import PrivateNet
+from phaul.tasks_seen import Written
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
@@ -122,11 +123,7 @@ class DockerSource:
         return found
 
     def written(self) -> Written:
-        pids = self._pids()
-        mapped = frozenset().union(*map(tasks_seen.written_through_maps, pids))
-        opened = frozenset(seen for pid in pids for seen in tasks_seen.open_to_write(pid))
-        named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
-        return Written(mapped, named, nameless)
+        return tasks_seen.written(self._pids())
 
     def _pids(self) -> list[int]:
         return freezer.of(int(self.inspect["State"]["Pid"])).pids()

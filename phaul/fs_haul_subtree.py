@@ -18,6 +18,13 @@ def touched_since(top: Path, moment: float) -> Iterator[str]:
 
     What vanishes meanwhile, in a live pass, is passed over.
     """
+    for relative, entry in everything_in(top):
+        if entry.is_file(follow_symlinks=False) and _changed(entry) >= moment:
+            yield relative
+
+
+def everything_in(top: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """All that is below the directory, by its path relative to that; what vanishes meanwhile is passed over."""
     pending = [""]
     while pending:
         directory = pending.pop()
@@ -26,8 +33,7 @@ def touched_since(top: Path, moment: float) -> Iterator[str]:
                 relative = f"{directory}/{entry.name}" if directory else entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append(relative)
-                elif entry.is_file(follow_symlinks=False) and _changed(entry) >= moment:
-                    yield relative
+                yield relative, entry
 
 
 def _changed(entry: os.DirEntry[str]) -> float:

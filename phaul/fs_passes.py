@@ -18,13 +18,15 @@ from phaul.connection import Connection
 from phaul.fs_changes import Feed, Plan
 from phaul.fs_haul import LISTED, MADE, PARTIAL, TOP, VANISHED, WHOLE, Push
 from phaul.fs_watch import Changes, Doubt, Watch
-from phaul.htype import Tree, Written
+from phaul.htype import Tree
 from phaul.mstats import Stats
 from phaul.tasks import Crew
+from phaul.tasks_seen import Written
 
 LOG = logging.getLogger("phaul.fs")
 MAX_PASSES = 4
 SMALL_PASS = 1 << 20
+INCOMPLETE = "a pass over it was not complete"
 
 
 class Followed:
@@ -34,6 +36,11 @@ class Followed:
         self.number, self.tree = number, tree
         self.since = time.time()
         self.watch = Watch(tree.path, tree.seen)
+
+    @property
+    def moment(self) -> float:
+        """What has changed before it is over there, as far as dates can tell."""
+        return self.since - fs_haul_subtree.TICK_SECONDS
 
     def take(self) -> Changes | Doubt:
         """What has changed since the last time, or since the watch began; after doubt another watch has begun."""
@@ -49,12 +56,12 @@ class Followed:
         if isinstance(changes, Changes):
             self.watch.put_back(changes)
         else:
-            self.watch.distrust("a pass over it was not complete")
+            self.watch.distrust(INCOMPLETE)
 
     def look_again(self, whole: Push) -> None:
         """Where it could not copy something: nothing tells what."""
         if whole.partial:
-            self.watch.distrust("a pass over it was not complete")
+            self.watch.distrust(INCOMPLETE)
 
     def settle(self) -> Changes | Doubt:
         """The same for the last time: nothing changes any more."""
@@ -221,16 +228,16 @@ class Passes:
         """Raises Doubt, OSError."""
         if isinstance(changes, Doubt):
             raise changes
-        tree, moment = followed.tree, followed.since - fs_haul_subtree.TICK_SECONDS
-        mapped = fs_haul_subtree.files_in(tree, self._trees, self._mapped)
-        opened = fs_haul_subtree.touched_of(tree, self._trees, written.opened, moment)
-        return Plan(tree.path, changes).feed([*mapped, *opened])
+        opened = fs_haul_subtree.touched_of(followed.tree, self._trees, written.opened, followed.moment)
+        return Plan(followed.tree.path, changes).feed([*self._mapped_in(followed.tree), *opened])
 
     def _looked_through(self, followed: Followed) -> Feed:
         """What sizes and dates have not told."""
-        tree, moment = followed.tree, followed.since - fs_haul_subtree.TICK_SECONDS
-        mapped = fs_haul_subtree.files_in(tree, self._trees, self._mapped)
-        return Feed(Again(lambda: fs_haul_subtree.touched_since(tree.path, moment)), list(mapped))
+        top, moment = followed.tree.path, followed.moment
+        return Feed(Again(lambda: fs_haul_subtree.touched_since(top, moment)), self._mapped_in(followed.tree))
+
+    def _mapped_in(self, tree: Tree) -> list[str]:
+        return list(fs_haul_subtree.files_in(tree, self._trees, self._mapped))
 
     def _start(self, crew: Crew, followed: Followed, kind: tuple[str, ...], *, live: bool, last: bool = False) -> Going:
         """`live`: what vanishes under it is forgiven. Unless it is the `last`, so is what it could not copy."""

@@ -18,6 +18,7 @@ from typing import Any, Protocol, cast
 from phaul.errors import Blocker, UsageError
 from phaul.journal import Journal
 from phaul.messages_pb2 import Expectation
+from phaul.tasks_seen import Written
 
 TABLE: dict[str, str] = {
     "docker": "phaul.p_haul_docker",
@@ -69,15 +70,6 @@ class Tree:
     kind: str
     inside: str
     seen: Path
-
-
-@dataclass(frozen=True)
-class Written:
-    """Files that the tasks can write to without anybody being told, by the paths that they see."""
-
-    mapped: frozenset[str] = frozenset()  # to write through
-    opened: frozenset[str] = frozenset()  # to write to
-    nameless: frozenset[str] = frozenset()  # of those opened, which are not called so any more, but otherwise
 
 
 @dataclass(frozen=True)

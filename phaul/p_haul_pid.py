@@ -21,9 +21,10 @@ import psutil
 from phaul import criu_api, freezer, sample, tasks_seen
 from phaul.errors import Blocker, HaulFailed, Refused
 from phaul.host_facts import pycriu_blockers
-from phaul.htype import Capabilities, Dumped, Tree, Written
+from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.pid_files import FileSeen, files_of, lacking
+from phaul.tasks_seen import Written
 
 CAPABILITIES = Capabilities.of_words(["hold", "compress"])
 Json = dict[str, Any]

@@ -133,14 +133,16 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     command = [runc(), *argv[:verb], *words, *argv[verb + 1 :]]
     first = Fifo(os.path.join(pending, "first"))
     os.environ["PHAUL_FIRST"] = first.path
-    restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fd, first.fd])
+    restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fifo.fd, first.fd])
+    # Loaded while the tasks still run at the source: it takes a good part of what `refresh` does.
+    libc = c_library()
     word = awaited(pending)
     if word == b"discard":
         gate.shut(ended)
         os.waitpid(restorer, 0)
         return 1
     mark(pending, "word")
-    refresh(spec["root"]["path"])
+    refresh(libc, spec["root"]["path"])
     if word != b"restore connections":
         with open(os.path.join(pending, "criu.conf"), "a") as file:
             file.write("network-lock skip\n")
@@ -165,23 +167,23 @@ class Gate:
     def __init__(self, images: str, work: str) -> None:
         self.images, self.path = images, os.path.join(work, "images")
         os.mkdir(self.path, 0o700)
-        self.fd = Fifo(os.path.join(self.path, self.NAME)).fd
+        self.fifo = Fifo(os.path.join(self.path, self.NAME))
 
     def shut(self, ended: int) -> None:
         """No images will come: runc reads nothing then, gives up, and takes its mounts away.
 
         It may not be at the gate yet, and would wait there for a writer: so there is one again and again.
         """
-        os.close(self.fd)
+        os.close(self.fifo.fd)
         while not select.select([ended], [], [], SHUT_SECONDS)[0]:
-            os.close(os.open(os.path.join(self.path, self.NAME), os.O_RDWR))
+            os.close(os.open(self.fifo.path, os.O_RDWR))
 
     def open(self) -> None:
         """The images are there."""
         for name in os.listdir(self.images):
             if name != self.NAME:
                 os.link(os.path.join(self.images, name), os.path.join(self.path, name))
-        with open(os.path.join(self.images, self.NAME), "rb") as file, open(self.fd, "wb") as out:
+        with open(os.path.join(self.images, self.NAME), "rb") as file, open(self.fifo.fd, "wb") as out:
             out.write(file.read())
 
 
@@ -241,7 +243,13 @@ def awaited(pending: str) -> bytes:
                     continue
 
 
-def refresh(root: str) -> None:
+def c_library() -> Any:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def refresh(libc: Any, root: str) -> None:
     """Files came into the upper directory beneath the mounted root: nothing of what was seen before may be remembered.
 
     A remount drops every name of the file system that nobody uses (shrink_dcache_sb in fs/super.c); a change of the
@@ -251,7 +259,6 @@ def refresh(root: str) -> None:
 
     flags = os.statvfs(root).f_flag
     kept = flags & KEPT_FLAGS | (MS_RELATIME if flags & os.ST_RELATIME else 0)
-    libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(None, root.encode(), None, ctypes.c_ulong(MS_REMOUNT | kept), None):
         sys.exit("phaul runtime: %s cannot be mounted anew: %s" % (root, os.strerror(ctypes.get_errno())))
     os.chmod(root, os.stat(root).st_mode & 0o7777)

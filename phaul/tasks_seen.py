@@ -108,6 +108,23 @@ def open_to_write(pid: int) -> Iterator[tuple[str, bool]]:
 
 
 @dataclass(frozen=True)
+class Written:
+    """Files that the tasks can write to without anybody being told, by the paths that they see."""
+
+    mapped: frozenset[str] = frozenset()  # to write through
+    opened: frozenset[str] = frozenset()  # to write to
+    nameless: frozenset[str] = frozenset()  # of those opened, which are not called so any more, but otherwise
+
+
+def written(pids: list[int]) -> Written:
+    """What they have mapped and opened now."""
+    mapped = frozenset().union(*map(written_through_maps, pids))
+    opened = frozenset(seen for pid in pids for seen in open_to_write(pid))
+    named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
+    return Written(mapped, named, nameless)
+
+
+@dataclass(frozen=True)
 class Connections:
     """TCP sockets of a network namespace that are connected: to peers outside it, and inside it alone."""
 

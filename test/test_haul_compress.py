@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from faults import Halt, at_point, ended, kill_inner
+from faults import at_point, ended, kill_inner
 from hauling import Summary, haul, left, refused, settled, state, summary, unchanged, wait_for
 from lab import Host, Lab, images, shaping, workloads
-from lab.service import Service, child_of
-from test_haul_memory import MIB, PROBE, moved, ours, peak, received, whole
+from lab.service import Service
+from test_haul_memory import MIB, PROBE, keeps_less_than, moved, received, whole
 from test_haul_postcopy import Hog, hog, resolve, well
 
 __all__ = ["hog"]
@@ -98,17 +98,7 @@ def test_image_and_trees(a: Host, b: Host) -> None:
 @pytest.mark.parametrize("mode", ["stopcopy", "postcopy"])
 def test_the_programs_memory(a: Host, b: Host, mode: str) -> None:
     workloads.memhog(a, "hog", mib=256, bits=BITS)
-    with Halt(a) as halt:
-        options = ("--compress", "zstd", "--mode", mode)
-        command = (*at_point("p.haul", ("phase=finish", halt.word)), "docker", "hog", b.ip, *options)
-        hauling = a.popen(*command, stdout=-1, stderr=-1)
-        halt.reached(hauling)
-        assert peak(child_of(hauling)) < 100 * MIB
-        for host in (a, b):
-            for process in ours(host):
-                assert peak(process) < 100 * MIB
-        halt.go()
-        assert ended(hauling).code == 0
+    keeps_less_than(100 * MIB, a, b, "--compress", "zstd", "--mode", mode)
 
 
 # While memory follows

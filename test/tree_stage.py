@@ -17,7 +17,7 @@ from phaul import fs_haul, tasks_seen
 from phaul.connection import Connection
 from phaul.errors import LinkLost
 from phaul.fs_passes import Passes
-from phaul.htype import Tree, Written
+from phaul.htype import Tree
 from phaul.link import Link
 from phaul.mstats import Stats
 from phaul.tasks import Crew
@@ -37,7 +37,7 @@ class Stage:
             directory.mkdir()
         self.stats = Stats()
         self._receivers: list[threading.Thread] = []
-        self.passes = Passes(self.trees, self._channel, written, self.stats)
+        self.passes = Passes(self.trees, self._channel, lambda: tasks_seen.written([os.getpid()]), self.stats)
 
     def _channel(self, name: str) -> Connection:
         ours, theirs = socket.socketpair()
@@ -80,14 +80,6 @@ class Stage:
         self.passes.close()
         for receiver in self._receivers:
             receiver.join(60)
-
-
-def written() -> Written:
-    """What this process has mapped and opened, as a driver tells it."""
-    mapped = frozenset(tasks_seen.written_through_maps(os.getpid()))
-    opened = list(tasks_seen.open_to_write(os.getpid()))
-    named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
-    return Written(mapped, named, nameless)
 
 
 def survey(top: Path) -> dict[str, Facts]:
