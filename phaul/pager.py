@@ -5,7 +5,12 @@ task's pid inside as an int, the descriptor with one byte; at last a word that a
 service connects to <directory>/pager.sock and says with one byte what the connection is: "b" for the
 bulk of the pages, "d" for what tasks wait for, both relayed to the source; "w" to hear what is
 missing, as a line of JSON at once and another one when nothing is; "s" to bring pages before there
-are tasks; "l" to leave the directory to it; "q" to make it end.
+are tasks; "f" to hear, by one byte, that the tasks may run; "l" to leave the directory to it; "q" to
+make it end.
+
+They may run when each mapping has one of its pages. With none it has no anon_vma in the kernel yet,
+and if the program split it (mprotect(2)) and pages came to its parts one by one, each part could get
+one of its own: they would never be one mapping again (mm/vma.c), which mremap(2) wants.
 
 If it dies before its time, tasks would read zeros where pages are missing: its keeper, a second
 process that holds the descriptors too, so that they wait instead, kills them.
@@ -33,7 +38,7 @@ from phaul.errors import PhaulError
 from phaul.pager_keeper import Keeper
 from phaul.pages_asker import Asker
 from phaul.pages_filler import Space, Task
-from phaul.pages_images import lazy_spans
+from phaul.pages_images import Lazy, lazy_pages
 from phaul.pages_store import Store
 from phaul.pages_wire import Wish
 
@@ -59,7 +64,9 @@ class Pager:
         self._restored = False
         self._askers: dict[str, Asker] = {}
         self._urgent: dict[tuple[int, int], Wish] = {}
+        self._firsts: set[tuple[int, int]] = set()
         self._waiters: list[socket.socket] = []
+        self._starters: list[socket.socket] = []
         self._faults: deque[tuple[Space, uffd.Event]] = deque()
         self._store = Store()
         self._told = self._left = False
@@ -119,19 +126,47 @@ class Pager:
             return
         (number,) = _INT.unpack(data)
         if number == RESTORED:
-            self._restored = True
-            self.on_restored()
-            self._listen_to("b")
+            self._all_restored()
         elif number > 0:
             _, descriptors, _, _ = socket.recv_fds(peer, 1, 1)
-            self._add(pages_filler.new_task(number, descriptors[0], lazy_spans(self._images, number)))
+            lazy = lazy_pages(self._images, number)
+            self._add(pages_filler.new_task(number, descriptors[0], lazy.spans), lazy)
 
-    def _add(self, task: Task) -> None:
-        for start, end, _ in self._store.spans(task.pid):
+    def _add(self, task: Task, lazy: Lazy) -> None:
+        stored = self._store.spans(task.pid)
+        for start, end, _ in stored:
             task.todo.cut(start, end)
         self._tasks.append(task)
         self.total += task.missing
         self._follow(task.spaces[0])
+        for first in (Wish(task.pid, address, 1) for address in lazy.firsts):
+            self._firsts.add((task.pid, first.start))
+            if not stored.at(first.start):
+                task.todo.cut(first.start, first.end)
+                self._hurry(first)
+
+    def _all_restored(self) -> None:
+        """The mappings are where they belong: pages can be put in place."""
+        self._restored = True
+        self.on_restored()
+        for task, address in sorted(self._firsts):
+            if self._have(Wish(task, address, 1)):
+                self._firsts.discard((task, address))
+        for kind in ("b", "d"):
+            self._listen_to(kind)
+        self._let_start()
+
+    def _let_start(self) -> None:
+        """Tell who waits for it that the tasks may run, if they may."""
+        if self._restored and not self._firsts:
+            while self._starters:
+                with self._starters.pop() as peer, contextlib.suppress(OSError):
+                    peer.sendall(b".")
+
+    def _hurry(self, wish: Wish) -> None:
+        self._urgent[wish.task, wish.start] = wish
+        if asker := self._askers.get("d"):
+            asker.ask(wish)
 
     def _follow(self, space: Space) -> None:
         self._watch(space.descriptor, lambda: self._heed(space, uffd.events(space.descriptor)))
@@ -144,9 +179,7 @@ class Pager:
                 self._follow(outcome)
             elif outcome and not self._have(outcome) and not self._comes_soon(outcome):
                 space.task.taken(outcome)
-                self._urgent[outcome.task, outcome.start] = outcome
-                if asker := self._askers.get("d"):
-                    asker.ask(outcome)
+                self._hurry(outcome)
 
     def _have(self, wish: Wish) -> bool:
         """Whether its first page is in the store: then it is put in place."""
@@ -177,6 +210,10 @@ class Pager:
                 peer.sendall(self._status())
                 self._waiters.append(peer)
                 return
+            if kind == "f":
+                self._starters.append(peer)
+                self._let_start()
+                return
             if kind == "s":
                 self._keep_for_later(peer)
             if kind == "l":
@@ -204,9 +241,9 @@ class Pager:
         self._listen_to(kind)
 
     def _listen_to(self, kind: str) -> None:
-        """What the bulk brings can only be put in place when all is restored: until then it waits on its way."""
+        """What comes can only be put in place when all is restored: until then it waits on its way."""
         asker = self._askers.get(kind)
-        if asker and (kind == "d" or self._restored):
+        if asker and self._restored:
             self._watch(asker.socket, lambda: self._receive(kind, asker), lambda: self._send(kind, asker))
 
     def _lose(self, kind: str) -> None:
@@ -255,6 +292,8 @@ class Pager:
             self._fill(wish, asker.buffer)
             if kind == "d":
                 self._urgent.pop((wish.task, wish.start), None)
+                self._firsts.discard((wish.task, wish.start))
+                self._let_start()
 
     def _fill(self, wish: Wish, buffer: int) -> None:
         task = self._task(wish.task)

@@ -6,6 +6,7 @@ Shapes are those of CRIU's images/pagemap.proto and mm.proto, read by pycriu.
 from __future__ import annotations
 
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,22 @@ from phaul.uffd import PAGE
 PRESENT, LAZY = 4, 2
 
 
-def lazy_spans(images: Path, task: int) -> list[Span]:
-    """In the order of addresses; none crosses the border of a mapping, since a fill may not either."""
+@dataclass(frozen=True)
+class Lazy:
+    """`spans` in the order of addresses, none across the border of a mapping, since a fill may not be either.
+
+    `firsts`: the addresses of the first lazy page of each mapping of several pages.
+    """
+
+    spans: list[Span]
+    firsts: list[int]
+
+
+def lazy_pages(images: Path, task: int) -> Lazy:
+    """Raises OSError."""
     areas = [(int(vma["start"]), int(vma["end"])) for vma in _load(images / f"mm-{task}.img")[0]["vmas"]]
     found: list[Span] = []
+    firsts: dict[int, int] = {}
     at = 0
     for entry in _load(images / f"pagemap-{task}.img")[1:]:
         if entry["flags"] & (LAZY | PRESENT) != LAZY:
@@ -29,12 +42,14 @@ def lazy_spans(images: Path, task: int) -> list[Span]:
             while areas[at][1] <= start:
                 at += 1
             stop = min(end, areas[at][1])
+            if areas[at][1] - areas[at][0] > PAGE:
+                firsts.setdefault(at, start)
             if found and found[-1][1] == start > areas[at][0]:
                 found[-1] = (found[-1][0], stop, found[-1][2])
             else:
                 found.append((start, stop, start))
             start = stop
-    return found
+    return Lazy(found, list(firsts.values()))
 
 
 def _load(path: Path) -> list[dict[str, Any]]:

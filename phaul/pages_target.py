@@ -91,6 +91,19 @@ def missing(haul: str, *, patience: float = 0.0) -> int:
     return left
 
 
+def await_startable(haul: str) -> None:
+    """Until the tasks may run, as the pager sees it. Raises HaulFailed (pages)."""
+    try:
+        with _connected(haul, "f") as pager:
+            if pager.recv(1):
+                return
+    except (OSError, Refused):
+        pass
+    # One that has ended well has put all in place.
+    if missing(haul):
+        raise HaulFailed("The first pages of the memory did not come.", code="pages")
+
+
 def leave(haul: str) -> None:
     """All has come: the pager may still be putting it in place, and ends by itself."""
     with contextlib.suppress(OSError, Refused), _connected(haul, "l") as pager:

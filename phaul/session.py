@@ -83,6 +83,8 @@ class Session:
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
         self._ready()
+        if waits_for_pages(self.journal):
+            pages_target.await_startable(self.haul)
         mounts = bool(request.expectation.mounts)
         verify.check(request.expectation, tasks_seen.expectation(self.target.pids(), mounts=mounts))
         return Reply(done=Done())

@@ -104,9 +104,12 @@ class Channel:
 
 
 class Stage:
-    """A puppet with so many missing pages at BASE, its pager, and the source's channels."""
+    """A puppet with a mapping of so many pages at BASE, its pager, and the source's channels.
 
-    def __init__(self, where: Path, pages: int) -> None:
+    All but the first of the pages are missing; where it is not to `begin`, all of them, and the puppet may not run yet.
+    """
+
+    def __init__(self, where: Path, pages: int, *, begin: bool = True) -> None:
         self.pages = pages
         self.directory, self.work, images = where / "pages", where / "work", where / "images"
         images.mkdir()
@@ -128,8 +131,16 @@ class Stage:
         assert self.pager.stdout.readline() == b"ready\n"
         self.puppet.do("lack", BASE, pages)
         self.puppet.do("hand_over", str(self.work / "lazy-pages.socket"), INNER)
-        self.puppet.do("restored")
-        until(lambda: self.status()["missing"] >= 0, "the pager's hearing of that", timeout=SOON)
+        if begin:
+            first = self.channel("d")
+            self.puppet.do("restored")
+            assert self.startable().recv(1) == b"."
+            first.close()
+
+    @property
+    def lacking(self) -> int:
+        """Bytes, once it has begun."""
+        return (self.pages - 1) * PAGE
 
     def channel(self, kind: str, *, allowed: int = 1 << 20) -> Channel:
         self.channels.append(Channel(self.directory, kind, allowed=allowed))
@@ -146,6 +157,14 @@ class Stage:
         except subprocess.TimeoutExpired:
             pytest.fail(f"something stays missing: {self.status()}")
         assert (self.directory / "complete").exists()
+
+    def startable(self) -> socket.socket:
+        """Where the pager says that the puppet may run."""
+        peer = socket.socket(socket.AF_UNIX)
+        peer.settimeout(SOON)
+        peer.connect(str(self.directory / "pager.sock"))
+        peer.sendall(b"f")
+        return peer
 
     def say(self, word: str) -> None:
         with socket.socket(socket.AF_UNIX) as peer:

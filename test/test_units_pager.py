@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from lab.waiting import until
-from pager_stage import BASE, ELSEWHERE, SOON, Stage, content, known
+from pager_stage import BASE, ELSEWHERE, INNER, SOON, Stage, content, known
 from puppet import PAGE, Reading
 
 from phaul.pages_wire import Wish
@@ -34,7 +35,7 @@ def test_all_of_it_comes(stage: Stage) -> None:
     stage.completes()
     assert (stage.directory / "complete").read_text() == f"{stage.pages * PAGE}\n"
     asked = sum(wish.size for channel in (bulk, demand) for wish in channel.asked)
-    assert stage.pages * PAGE <= asked <= 1.2 * stage.pages * PAGE
+    assert stage.lacking <= asked <= 1.2 * stage.lacking
 
 
 def test_a_page_that_is_waited_for_comes_before_the_rest(stage: Stage) -> None:
@@ -179,6 +180,72 @@ def test_threads_all_over_the_place(stage: Stage) -> None:
     assert stage.puppet.do("join") == [content(BASE + number * 40 * PAGE, 60) for number in range(12)]
 
 
+# Before it may run
+
+
+@pytest.fixture
+def unbegun(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    made = Stage(tmp_path, getattr(request, "param", 512), begin=False)
+    yield made
+    made.close()
+
+
+def test_a_mapping_gets_its_first_page_before_the_program_may_run(unbegun: Stage) -> None:
+    demand = unbegun.channel("d", allowed=0)
+    assert [(wish.start, wish.pages) for wish in demand.await_asked(1)] == [(BASE, 1)]
+    with unbegun.startable() as startable:
+        demand.allow()
+        until(lambda: demand.answered, "the answer", timeout=SOON)
+        assert not select.select([startable], [], [], 0)[0]  # nothing is where it belongs yet
+        unbegun.puppet.do("restored")
+        assert startable.recv(1) == b"."
+    assert unbegun.status()["missing"] == unbegun.lacking
+    assert unbegun.puppet.do("read", BASE, 2) == content(BASE, 2)
+
+
+def test_the_program_may_not_run_before_its_first_page_is_there(unbegun: Stage) -> None:
+    lost = unbegun.channel("d", allowed=0)
+    unbegun.puppet.do("restored")
+    with unbegun.startable() as startable, unbegun.startable() as another:
+        until(lambda: unbegun.status()["missing"] >= 0, "the pager's hearing of it", timeout=SOON)
+        lost.close()
+        assert not select.select([startable, another], [], [], 0)[0]
+        unbegun.channel("d")
+        assert startable.recv(1) == another.recv(1) == b"."
+
+
+@pytest.mark.parametrize("unbegun", [1], indirect=True)
+def test_where_no_mapping_can_be_split_only_the_restore_is_waited_for(unbegun: Stage) -> None:
+    with unbegun.startable() as startable:
+        assert not select.select([startable], [], [], 0.1)[0]
+        unbegun.puppet.do("restored")
+        assert startable.recv(1) == b"."
+
+
+def test_a_first_page_that_came_before_the_program_is_put_in_place(unbegun: Stage) -> None:
+    store = unbegun.channel("s")
+    wish = Wish(INNER, BASE, 2)
+    store.socket.sendall(wish.answer(wish.size) + b"\5" * wish.size)
+    store.close()
+    unbegun.puppet.do("restored")
+    with unbegun.startable() as startable:
+        assert startable.recv(1) == b"."
+    assert unbegun.puppet.do("read", BASE, 2) == [int.from_bytes(b"\5" * 8, "little")] * 2
+
+
+def test_what_it_has_split_and_joined_again_can_be_moved(stage: Stage) -> None:
+    """Pages come to the outer parts before one comes to the middle."""
+    stage.channel("d")
+    stage.puppet.do("protect", BASE + 100 * PAGE, 100, False)
+    for at in (50, 250, 150):
+        assert stage.puppet.do("read", BASE + at * PAGE, 1) == content(BASE + at * PAGE, 1)
+    stage.puppet.do("protect", BASE + 100 * PAGE, 100, True)
+    stage.puppet.do("move", BASE, 512, ELSEWHERE, 512)
+    stage.channel("b")
+    stage.completes()
+    assert stage.puppet.do("read", ELSEWHERE, 512) == content(BASE, 512)
+
+
 # The source
 
 
@@ -186,7 +253,7 @@ def test_threads_all_over_the_place(stage: Stage) -> None:
 def test_the_bulks_connection_is_lost_and_another_goes_on(stage: Stage, answered: int) -> None:
     first = stage.channel("b", allowed=answered)
     first.await_asked(8)
-    missing = (stage.pages - 64 * answered) * PAGE
+    missing = stage.lacking - 64 * answered * PAGE
     until(lambda: stage.status()["missing"] == missing, f"{answered} answers", timeout=SOON)
     stage.channel("d")
     stage.puppet.do("read", BASE + 500 * PAGE, 1)
@@ -238,7 +305,7 @@ def test_who_waits_is_told(stage: Stage) -> None:
         waiter.sendall(b"w")
         said = waiter.makefile()
         size = stage.pages * PAGE
-        assert json.loads(said.readline()) == {"missing": size, "total": size}
+        assert json.loads(said.readline()) == {"missing": stage.lacking, "total": size}
         assert not (stage.directory / "complete").exists()
         stage.channel("b")
         assert json.loads(said.readline()) == {"missing": 0, "total": size}
@@ -255,7 +322,7 @@ def test_pages_behind_one_that_comes_soon_are_not_forgotten(stage: Stage) -> Non
     stage.puppet.do("read", BASE + 5000 * PAGE, 1)  # the bulk goes on from there
     bulk.allow(15)
     come = 15 * 64 + 16
-    until(lambda: stage.status()["missing"] == (stage.pages - come) * PAGE, "15 answers", timeout=SOON)
+    until(lambda: stage.status()["missing"] == stage.lacking - come * PAGE, "15 answers", timeout=SOON)
     stage.puppet.do("thread", ["read", last.end - PAGE, 1])
     stage.await_waiting("handle_userfault")
     bulk.allow()
@@ -268,11 +335,11 @@ def test_faults_at_the_new_place_are_told_before_the_move_is(stage: Stage) -> No
     bulk = stage.channel("b", allowed=0)
     stage.channel("d")
     bulk.await_asked(8)
-    there = range(0, 2 * FAULTS, 2)
+    there, length = range(2, 2 * FAULTS + 2, 2), 2 * FAULTS + 2
     os.sched_setaffinity(stage.pager.pid, {min(os.sched_getaffinity(0))})
     os.kill(stage.pager.pid, signal.SIGSTOP)
     # Another end of it than an unmapping, which would be told as well, and keep the pager from filling.
-    stage.puppet.do("thread", ["move", BASE, 2 * FAULTS, ELSEWHERE, 2 * FAULTS, True])
+    stage.puppet.do("thread", ["move", BASE, length, ELSEWHERE, length, True])
     stage.await_waiting("userfaultfd_event_wait_completion")
     for number in there:
         stage.puppet.do("thread", ["read", ELSEWHERE + number * PAGE, 1])
@@ -282,8 +349,8 @@ def test_faults_at_the_new_place_are_told_before_the_move_is(stage: Stage) -> No
     _, *seen = stage.puppet.do("join")
     assert seen == [[known(BASE + number * PAGE)] for number in there]
     stage.completes()
-    assert stage.puppet.do("read", ELSEWHERE, 2 * FAULTS) == content(BASE, 2 * FAULTS)
-    assert stage.puppet.do("read", BASE, 2 * FAULTS) == [0] * 2 * FAULTS
+    assert stage.puppet.do("read", ELSEWHERE, length) == content(BASE, length)
+    assert stage.puppet.do("read", BASE, length) == [0] * length
 
 
 # The end before its time: the keeper kills the puppet, and nobody reads a zero meanwhile

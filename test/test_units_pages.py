@@ -20,7 +20,7 @@ from phaul import pages_images
 from phaul.errors import ProtocolError, UsageError
 from phaul.pace import BURST_SECONDS, Pace, rate_of
 from phaul.pages_asker import FIRST_WINDOW, MAX_WINDOW, MIN_WINDOW, QUEUE_SECONDS, Asker, Window
-from phaul.pages_images import LAZY, PRESENT, lazy_spans
+from phaul.pages_images import LAZY, PRESENT, lazy_pages
 from phaul.pages_wire import ANSWER_BYTES, MAX_PAGES, PAGE, REQUEST_BYTES, Wish, answer_of, wish_of
 from phaul.spans import Span, Spans
 
@@ -116,7 +116,8 @@ def lazy_from(monkeypatch: pytest.MonkeyPatch, areas: list[tuple[int, int]], ent
         "pagemap-7.img": [{"pages_id": 1}, *({**entry, "vaddr": entry["vaddr"] * PAGE} for entry in entries)],
     }
     monkeypatch.setattr(pages_images, "_load", lambda path: documents[path.name])
-    return [(a // PAGE, b // PAGE, s // PAGE) for a, b, s in lazy_spans(Path("/images"), 7)]
+    lazy = lazy_pages(Path("/images"), 7)
+    return [(a // PAGE, b // PAGE, s // PAGE) for a, b, s in lazy.spans], [first // PAGE for first in lazy.firsts]
 
 
 def test_lazy_pages_are_what_is_lazy_and_not_in_the_images(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,13 +129,17 @@ def test_lazy_pages_are_what_is_lazy_and_not_in_the_images(monkeypatch: pytest.M
         {"vaddr": 17, "nr_pages": 1, "flags": 1},
         {"vaddr": 30, "nr_pages": 5, "flags": LAZY},
     ]
-    assert lazy_from(monkeypatch, [(10, 20), (25, 40)], entries) == [(10, 12, 10), (15, 16, 15), (30, 35, 30)]
+    assert lazy_from(monkeypatch, [(10, 20), (25, 40)], entries) == (
+        [(10, 12, 10), (15, 16, 15), (30, 35, 30)],
+        [10, 30],
+    )
 
 
 def test_no_span_crosses_the_border_of_a_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
     areas = [(8, 12), (12, 13), (13, 20), (20, 30)]
     entries = [{"vaddr": 10, "nr_pages": 6, "flags": LAZY}, {"vaddr": 16, "nr_pages": 10, "flags": LAZY}]
-    assert lazy_from(monkeypatch, areas, entries) == [(10, 12, 10), (12, 13, 12), (13, 20, 13), (20, 26, 20)]
+    spans = [(10, 12, 10), (12, 13, 12), (13, 20, 13), (20, 26, 20)]
+    assert lazy_from(monkeypatch, areas, entries) == (spans, [10, 13, 20])
 
 
 # On the wire
