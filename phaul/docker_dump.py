@@ -16,7 +16,6 @@ from typing import NoReturn
 from phaul import criu_api, criu_images, criu_log
 from phaul.docker_lazy import LazyDump
 from phaul.errors import HaulFailed
-from phaul.private_net import PrivateNet
 from phaul.run import ended, start
 
 ENGINE_RUN = Path("/run/docker")
@@ -47,8 +46,8 @@ def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
 class Dump:
     """A dump that waits for finish(), when the tasks are frozen, as they stay.
 
-    Without memory where a network namespace for that is given. `runc` is its version, `connections`
-    whether there are any, which CRIU has to lock.
+    Without memory where it is to be `lazy`. `runc` is its version, `connections` whether there are any,
+    which CRIU has to lock.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Dump:
         work: Path,
         connections: bool,
         runc: tuple[int, ...],
-        lazily_in: PrivateNet | None,
+        lazy: bool,
     ) -> None:
         self.connections = connections
         self._images, self._work = images, work
@@ -70,8 +69,9 @@ class Dump:
         argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
         argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
         fifos = {"PHAUL_POISED": str(work / POISED), "PHAUL_GO": str(work / GO)}
-        env = {"CRIU_CONFIG_FILE": str(_configuration(work, connections=connections)), **fifos}
-        self._lazy = LazyDump(argv, container, net=lazily_in, env=env) if lazily_in else None
+        configuration = _configuration(work, connections=connections)
+        env = {"CRIU_CONFIG_FILE": str(configuration), **fifos}
+        self._lazy = LazyDump(argv, container, configuration=configuration, env=env) if lazy else None
         self._process = self._lazy.process if self._lazy else start([*argv, container], env=env)
 
     def until_poised(self) -> None:

@@ -28,9 +28,8 @@ from phaul import (
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
-from phaul.htype import Capabilities, Dumped, Tree
+from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
-from phaul.private_net import PrivateNet
 from phaul.tasks_seen import Written
 
 LOG = logging.getLogger("phaul.docker")
@@ -138,10 +137,6 @@ class DockerSource:
         left_out = set(document["content"]["layers"]) - set(lacks)
         return docker_image.without_layers(self.engine.save(document["id"]), left_out)
 
-    @property
-    def able(self) -> Capabilities:
-        return Capabilities(post_copy=not docker_checks.shares_host_network(self.inspect))
-
     @contextlib.contextmanager
     def brief_stops(self, journal: Journal) -> Iterator[Callable[[Callable[[], None]], None]]:
         """By the cgroup: the engine need not know, and it is sooner done."""
@@ -162,9 +157,8 @@ class DockerSource:
 
     @contextlib.contextmanager
     def poised(self, journal: Journal, images: Path, logs: Path, *, lazy: bool) -> Iterator[None]:
-        self.network = PrivateNet() if lazy else None
         journal.push("dump", work=str(images.parent))
-        self.begun = self._begin_dump(images)
+        self.begun = self._begin_dump(images, lazy=lazy)
         try:
             self.begun.until_poised()
             yield
@@ -172,14 +166,14 @@ class DockerSource:
             self.begun.close()
             _keep_log(images.parent / "dump.log", logs)
 
-    def _begin_dump(self, images: Path) -> Dump:
+    def _begin_dump(self, images: Path, *, lazy: bool) -> Dump:
         return Dump(
             self.id,
             images=images,
             work=images.parent,
             connections=self._connected(),
             runc=self.runc,
-            lazily_in=self.network,
+            lazy=lazy,
         )
 
     def _connected(self) -> bool:
@@ -234,7 +228,7 @@ class DockerSource:
         if connected != self.begun.connections:
             # It waits with the other configuration.
             self.begun.close()
-            self.begun = self._begin_dump(images)
+            self.begun = self._begin_dump(images, lazy=lazy)
             self.begun.until_poised()
         self.begun.finish()
         pid = int(self.inspect["State"]["Pid"])

@@ -92,10 +92,6 @@ class Source(Protocol):
     def wanted(self) -> dict[str, Any]:
         """What the target needs to know, as JSON; `memory` is the tasks', in bytes."""
 
-    @property
-    def able(self) -> Capabilities:
-        """What this subject allows of the driver's capabilities."""
-
     def trees(self) -> list[Tree]: ...
 
     def written(self) -> Written:

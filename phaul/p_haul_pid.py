@@ -144,10 +144,6 @@ class Source:
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         return None
 
-    @property
-    def able(self) -> Capabilities:
-        return Capabilities()
-
     def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
         raise HaulFailed("A process is not stopped before it is dumped.", code="no-pre-dump")
 

@@ -149,11 +149,8 @@ class Pager:
         """The mappings are where they belong: pages can be put in place."""
         self._restored = True
         self.on_restored()
-        for task, address in sorted(self._firsts):
-            if self._have(Wish(task, address, 1)):
-                self._firsts.discard((task, address))
-        for kind in ("b", "d"):
-            self._listen_to(kind)
+        self._firsts = {(task, at) for task, at in sorted(self._firsts) if not self._have(Wish(task, at, 1))}
+        self._listen_to("b")
         self._let_start()
 
     def _let_start(self) -> None:
@@ -177,9 +174,12 @@ class Pager:
             if isinstance(outcome, Space):
                 self.on_fork(outcome.descriptor)
                 self._follow(outcome)
-            elif outcome and not self._have(outcome) and not self._comes_soon(outcome):
-                space.task.taken(outcome)
-                self._hurry(outcome)
+            elif outcome:
+                # Where CRIU itself wants it, before all is restored, this task's mappings are in their places.
+                self._firsts.discard((outcome.task, outcome.start))
+                if not self._have(outcome) and not self._comes_soon(outcome):
+                    space.task.taken(outcome)
+                    self._hurry(outcome)
 
     def _have(self, wish: Wish) -> bool:
         """Whether its first page is in the store: then it is put in place."""
@@ -241,9 +241,9 @@ class Pager:
         self._listen_to(kind)
 
     def _listen_to(self, kind: str) -> None:
-        """What comes can only be put in place when all is restored: until then it waits on its way."""
+        """What the bulk brings can only be put in place when all is restored: until then it waits on its way."""
         asker = self._askers.get(kind)
-        if asker and self._restored:
+        if asker and (kind == "d" or self._restored):
             self._watch(asker.socket, lambda: self._receive(kind, asker), lambda: self._send(kind, asker))
 
     def _lose(self, kind: str) -> None:
@@ -270,7 +270,13 @@ class Pager:
         for kind, asker in list(self._askers.items()):
             self._send(kind, asker)
 
+    def _is_current(self, kind: str, asker: Asker) -> bool:
+        """Another may have taken its place between the selector's word and the call."""
+        return self._askers.get(kind) is asker
+
     def _send(self, kind: str, asker: Asker) -> None:
+        if not self._is_current(kind, asker):
+            return
         try:
             asker.write()
         except OSError:
@@ -282,18 +288,29 @@ class Pager:
             self._selector.modify(asker.socket, wanted, key.data)
 
     def _receive(self, kind: str, asker: Asker) -> None:
+        if not self._is_current(kind, asker):
+            return
         try:
             wish = asker.read()
         except OSError as error:
             LOG.info("the channel %s to the source is lost: %s", kind, error)
             self._lose(kind)
             return
-        if wish:
+        if wish and kind == "d":
+            self._hurried(wish, asker)
+        elif wish:
             self._fill(wish, asker.buffer)
-            if kind == "d":
-                self._urgent.pop((wish.task, wish.start), None)
-                self._firsts.discard((wish.task, wish.start))
-                self._let_start()
+
+    def _hurried(self, wish: Wish, asker: Asker) -> None:
+        """One of the urgent ones has come; where its mapping may not be in its place yet, it is kept until it is."""
+        name = wish.task, wish.start
+        self._urgent.pop(name, None)
+        if name in self._firsts and not self._restored:
+            self._store.put(wish, asker.pages(wish))
+            return
+        self._fill(wish, asker.buffer)
+        self._firsts.discard(name)
+        self._let_start()
 
     def _fill(self, wish: Wish, buffer: int) -> None:
         task = self._task(wish.task)

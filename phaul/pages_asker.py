@@ -58,6 +58,10 @@ class Asker:
         self._got = 0
         self._answer: tuple[Wish, int] | None = None
 
+    def pages(self, wish: Wish) -> memoryview:
+        """Of the answer to the wish, which is the last one."""
+        return self._view[: wish.size]
+
     @property
     def wants_out(self) -> bool:
         return bool(self._out)

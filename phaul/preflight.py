@@ -41,12 +41,7 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
         raise Refused("The target is this host itself: name another one.", code="same-host")
     blockers += [*_tools(there, there.hostname, options), *_cpu(facts, there, options)]
     blockers += [Blocker(blocker.code, blocker.sentence) for blocker in checked.blockers]
-    able = (
-        driver.capabilities
-        & source.able
-        & Capabilities.of_words(facts.capabilities)
-        & Capabilities.of_words(there.capabilities)
-    )
+    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
     if not able.hold:
         blockers.append(
             Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
@@ -75,7 +70,7 @@ def _mode(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Nam
         why = [f"install the package python3-xxhash on {host}, or leave it out." for host in _lacking(hosts, "compare")]
     else:
         return []
-    whys = why or ["memory of what is hauled (its type, or the host's network) cannot follow it: leave it out."]
+    whys = why or ["memory of this haul type cannot follow it: leave it out."]
     return [Blocker("mode", f"{wish} is not possible here: {why}") for why in whys]
 
 

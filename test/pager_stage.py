@@ -106,7 +106,7 @@ class Channel:
 class Stage:
     """A puppet with a mapping of so many pages at BASE, its pager, and the source's channels.
 
-    All but the first of the pages are missing; where it is not to `begin`, all of them, and the puppet may not run yet.
+    All but the first of the pages are missing; where it is not to `begin`, the mapping is not there yet.
     """
 
     def __init__(self, where: Path, pages: int, *, begin: bool = True) -> None:
@@ -129,9 +129,9 @@ class Stage:
         self.channels: list[Channel] = []
         assert self.pager.stdout
         assert self.pager.stdout.readline() == b"ready\n"
-        self.puppet.do("lack", BASE, pages)
         self.puppet.do("hand_over", str(self.work / "lazy-pages.socket"), INNER)
         if begin:
+            self.puppet.do("lack", BASE, pages)
             first = self.channel("d")
             self.puppet.do("restored")
             assert self.startable().recv(1) == b"."

@@ -105,9 +105,9 @@ class Limbs:
         self.criu.connect(path)
         self.criu.sendall(struct.pack("=i", pid))
         socket.send_fds(self.criu, [b"\0"], [self.uffd])
-        os.close(self.uffd)
 
     def restored(self) -> None:
+        os.close(self.uffd)
         self.criu.sendall(struct.pack("=i", RESTORED))
         self.criu.close()
 

@@ -60,14 +60,6 @@ def test_memory_that_does_not_get_smaller(served: Lab, wish: str) -> None:
         assert said.codec == "" and "Not compressed (zstd, " in words and "hardly gets smaller" in words
 
 
-def test_memory_in_image_files(a: Host, b: Host) -> None:
-    workloads.memhog(a, "hog", "--network", "host", mib=16, bits=BITS)
-    said, came, _ = compressed_haul(a, b, "--compress", "zstd")
-    whole(a, b)
-    assert said.content > 16 * MIB
-    assert said.bytes["memory"] < 1.5 * SHARE * 16 * MIB and came < 8 * MIB + PROBE
-
-
 def test_image_and_trees(a: Host, b: Host) -> None:
     if images.has(b, "busybox-layered"):  # it has the same layer
         images.remove(b, "busybox-layered")

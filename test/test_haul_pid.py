@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ FIRST_PID = 20_000
 
 PROGRAM = """
 import sys, threading, time
+
+ballast = bytes(range(256)) * (16 << 12)  # 16 MiB, which get small
 
 def count(name):
     with open(name, "a", buffering=1) as file:
@@ -66,6 +69,17 @@ def numbers(host: Host, place: str, thread: int) -> list[int]:
 
 def counted(host: Host, place: str, beyond: int) -> bool:
     return all(len(numbers(host, place, thread)) > beyond for thread in range(THREADS))
+
+
+def test_its_memory_is_compressed(served: Lab, place: str) -> None:
+    a, b = served.hosts
+    pid = start(a, place)
+    wait_for(lambda: counted(a, place, 20), "the threads' counting")
+    said = haul(a, "pid", pid, b.ip, "--compress", "zstd").out
+    found = re.search(r"^Compressed \(zstd\): ([\d.]+) MiB went as ([\d.]+) of it\.$", said, re.MULTILINE)
+    assert found and float(found[1]) > 16 and float(found[2]) < 0.4, said
+    seen = len(numbers(b, place, 0))
+    wait_for(lambda: counted(b, place, seen), "its going on")
 
 
 def test_a_process_with_threads_moves(served: Lab, place: str) -> None:

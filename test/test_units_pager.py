@@ -186,6 +186,7 @@ def test_threads_all_over_the_place(stage: Stage) -> None:
 @pytest.fixture
 def unbegun(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Stage]:
     made = Stage(tmp_path, getattr(request, "param", 512), begin=False)
+    made.puppet.do("lack", BASE, made.pages)
     yield made
     made.close()
 
@@ -214,12 +215,49 @@ def test_the_program_may_not_run_before_its_first_page_is_there(unbegun: Stage) 
         assert startable.recv(1) == another.recv(1) == b"."
 
 
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_first_page_that_criu_itself_wants(unbegun: Stage, answered: int) -> None:
+    """The restorer looks at some, rseq's for one, before all is restored."""
+    demand = unbegun.channel("d", allowed=answered)
+    until(lambda: demand.answered == answered and demand.asked, "the wish, or its answer", timeout=SOON)
+    unbegun.puppet.do("thread", ["read", BASE, 1])
+    if not answered:
+        unbegun.await_waiting("handle_userfault")
+        demand.allow()
+    assert unbegun.puppet.do("join") == [content(BASE, 1)]
+    unbegun.puppet.do("restored")
+    with unbegun.startable() as startable:
+        assert startable.recv(1) == b"."
+
+
+def test_another_page_that_criu_itself_wants(unbegun: Stage) -> None:
+    unbegun.channel("d")
+    assert unbegun.puppet.do("read", BASE + 9 * PAGE, 1) == content(BASE + 9 * PAGE, 1)
+    unbegun.puppet.do("restored")
+    with unbegun.startable() as startable:
+        assert startable.recv(1) == b"."
+
+
 @pytest.mark.parametrize("unbegun", [1], indirect=True)
 def test_where_no_mapping_can_be_split_only_the_restore_is_waited_for(unbegun: Stage) -> None:
     with unbegun.startable() as startable:
         assert not select.select([startable], [], [], 0.1)[0]
         unbegun.puppet.do("restored")
         assert startable.recv(1) == b"."
+
+
+def test_a_first_page_waits_for_its_mapping(tmp_path: Path) -> None:
+    with contextlib.closing(Stage(tmp_path, 512, begin=False)) as stage:
+        demand = stage.channel("d")
+        until(lambda: demand.answered, "the answer", timeout=SOON)
+        for _ in range(2):  # the second time the pager has surely seen what was sent before the first
+            stage.status()
+        stage.puppet.do("lack", BASE, stage.pages)
+        stage.puppet.do("restored")
+        with stage.startable() as startable:
+            assert startable.recv(1) == b"."
+        demand.close()
+        assert stage.puppet.do("read", BASE, 1) == content(BASE, 1)
 
 
 def test_a_first_page_that_came_before_the_program_is_put_in_place(unbegun: Stage) -> None:
@@ -283,6 +321,24 @@ def test_another_connection_takes_the_place_of_one_that_lives(stage: Stage) -> N
     assert [wish.start for wish in demand.asked] == [BASE + 500 * PAGE]
     stage.channel("b")
     stage.completes()
+
+
+@pytest.mark.parametrize("kind", ["b", "d"])
+def test_another_connection_is_there_before_the_end_of_the_last_is_seen(stage: Stage, kind: str) -> None:
+    """Both in one batch of events; the other must not be taken for the one that is lost."""
+    channels = {name: stage.channel(name, allowed=0) for name in "bd"}
+    stage.puppet.do("thread", ["read", BASE + 500 * PAGE, 1])
+    channels["d"].await_asked(1)
+    channels["b"].await_asked(7)
+    os.kill(stage.pager.pid, signal.SIGSTOP)
+    channels["other"] = stage.channel(kind)
+    channels[kind].close()
+    os.kill(stage.pager.pid, signal.SIGCONT)
+    for channel in channels.values():
+        channel.allow()
+    assert stage.puppet.do("join") == [content(BASE + 500 * PAGE, 1)]
+    stage.completes()
+    assert stage.puppet.do("read", BASE, stage.pages) == content(BASE, stage.pages)
 
 
 def test_what_is_waited_for_is_asked_when_the_source_comes_back(stage: Stage) -> None:
