@@ -47,6 +47,12 @@ def remove(host: Host, *names: str) -> None:
         host.kept_images.discard(f"{name}:latest")
 
 
+def remove_layers(host: Host, name: str) -> None:
+    """Make sure that the host has no layer of the image: those that share one go too."""
+    layers = set(IMAGES[name][0])
+    remove(host, *(other for other, made in IMAGES.items() if layers & set(made[0]) and has(host, other)))
+
+
 def has(host: Host, name: str) -> bool:
     tags = [tag for image in host.engine.get("/images/json") for tag in image["RepoTags"] or ()]
     return f"{name}:latest" in tags
