@@ -13,10 +13,11 @@ import os
 import select
 import shutil
 import socket
+import struct
 import threading
 from pathlib import Path
 
-from phaul import criu_log, docker_dump, freezer, places
+from phaul import criu_log, docker_dump, docker_logs, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
@@ -28,6 +29,7 @@ POISE_SECONDS = 60
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
 EXIT_SECONDS = 30
+_CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
 
 
 def pending_dir(container: str) -> Path:
@@ -60,8 +62,13 @@ class Starting:
         self._thread.start()
         self._await(b"poised\n", POISE_SECONDS)
 
-    def until_held(self, *, connections: bool) -> int:
-        """The images are there: wait for the held tasks; the first one's pid. Raises HaulFailed (restore)."""
+    def until_held(self, *, connections: bool, recent: bytes) -> int:
+        """The images are there: wait for the held tasks; the first one's pid. Raises HaulFailed (restore).
+
+        `recent` is what they said last, as docker_logs has it.
+        """
+        with contextlib.suppress(HaulFailed, OSError):
+            speak(self.container, recent)
         with contextlib.suppress(HaulFailed):
             say(self.container, "restore connections" if connections else "restore", WAIT)
         try:
@@ -111,6 +118,20 @@ def say(container: str, word: str, door: str = HOLD) -> None:
         raise HaulFailed(f"Nothing holds the restored tasks any more: {error}.", code="not-held") from None
     if not answer:
         raise HaulFailed("The restore runtime left without an answer.", code="not-held")
+
+
+def speak(container: str, records: bytes) -> None:
+    """Say it again, into the pipes to the engine that the waiting runtime has for its output. Raises OSError."""
+    if not records:
+        return
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.connect(str(pending_dir(container) / WAIT))
+        pid, _, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+    with contextlib.ExitStack() as stack:
+        pipes = {number: stack.enter_context(open(f"/proc/{pid}/fd/{number}", "wb")) for number in (1, 2)}
+        for stream, text in docker_logs.records(records):
+            pipes[stream].write(text)
+            pipes[stream].flush()
 
 
 def was_released(container: str) -> bool:

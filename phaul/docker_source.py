@@ -19,6 +19,7 @@ from phaul import (
     docker_config,
     docker_dump,
     docker_image,
+    docker_logs,
     docker_rootfs,
     freezer,
     host_facts,
@@ -109,7 +110,7 @@ class DockerSource:
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
             "copy_binds": bool(self.options.copy_binds),
             "memory": tasks_seen.memory(self._pids()),
-            "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()),
+            "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()) + self.log.size(),
         }
 
     def trees(self) -> list[Tree]:
@@ -120,6 +121,16 @@ class DockerSource:
         if self.options.copy_binds:
             found += [_mounted(bind, "bind") for bind in docker_config.binds(self.inspect)]
         return found
+
+    @cached_property
+    def log(self) -> docker_logs.History:
+        return docker_logs.History(self.inspect, str(self.engine.info()["DockerRootDir"]))
+
+    def history(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        return self.log.files()
+
+    def recent(self) -> bytes:
+        return self.log.recent()
 
     def written(self) -> Written:
         return tasks_seen.written(self._pids())

@@ -10,7 +10,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_image, docker_restore, docker_rootfs, docker_target_checks, freezer, host_facts
+from phaul import (
+    docker_config,
+    docker_image,
+    docker_logs,
+    docker_restore,
+    docker_rootfs,
+    docker_target_checks,
+    freezer,
+    host_facts,
+)
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, HaulFailed, PhaulError
 from phaul.htype import RESTORE_WORK
@@ -20,6 +29,7 @@ LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
 START_SECONDS = 60
 PULSE_SECONDS = 10
+MAX_RECENT = 64 << 20  # bytes, which it holds in memory
 
 
 class DockerTarget:
@@ -33,6 +43,7 @@ class DockerTarget:
         self.journal = journal
         self.container = ""
         self.first = 0
+        self.recent = b""
         self.runc = host_facts.runc_version()  # asked for before the freeze
 
     @staticmethod
@@ -121,6 +132,16 @@ class DockerTarget:
             trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]
         return trees
 
+    def keep_history(self, name: str, chunks: Iterator[bytes]) -> None:
+        docker_logs.keep(self.inspect, str(self.engine.info()["DockerRootDir"]), self.container, name, chunks)
+
+    def keep_recent(self, chunks: Iterator[bytes]) -> None:
+        self.recent = b""
+        for chunk in chunks:
+            self.recent += chunk
+            if len(self.recent) > MAX_RECENT:
+                raise HaulFailed(f"It wrote more than {MAX_RECENT >> 20} MiB to its log just now.", code="log-storm")
+
     def poise(self, images: Path, *, lazy: bool) -> None:
         # By its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
         self.journal.push("container", name=self.container)
@@ -133,7 +154,7 @@ class DockerTarget:
 
     def restore(self, images: Path, options: Json, logs: Path) -> str:
         try:
-            self.first = self.starting.until_held(connections=bool(options["connections"]))
+            self.first = self.starting.until_held(connections=bool(options["connections"]), recent=self.recent)
             self.journal.note(first=self.first)
         finally:
             with contextlib.suppress(FileNotFoundError):

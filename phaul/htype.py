@@ -40,6 +40,7 @@ class Capabilities:
     compare: bool = True  # memory can be compared with what was sent, which does for rounds too
     post_copy: bool = True  # memory can follow after the release
     tcp_keep: bool = True  # established connections can move
+    history: bool = True  # what it has said goes with it
     compress: bool = True  # what goes in bulk can be compressed
 
     def __and__(self, other: Capabilities) -> Capabilities:
@@ -103,6 +104,12 @@ class Source(Protocol):
     def image(self, lacks: list[str]) -> Iterator[bytes] | None:
         """The image's bytes without what the target has; None where it lacks nothing."""
 
+    def history(self) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """What it has said since the last call: pieces by names that the target half knows, and their bytes."""
+
+    def recent(self) -> bytes:
+        """What it has said since history(), now that it is frozen, as the target half takes it."""
+
     def brief_stops(self, journal: Journal) -> AbstractContextManager[Callable[[Callable[[], None]], None]]:
         """For the time before freeze(): what runs a function while all tasks stand still, for a moment each time."""
 
@@ -146,6 +153,12 @@ class Target(Protocol):
 
     def prepare(self) -> list[Path]:
         """Make everything that can be made before the freeze; where the trees go, in their order."""
+
+    def keep_history(self, name: str, chunks: Iterator[bytes]) -> None:
+        """Put a piece of Source.history where it belongs, behind what came of that name. Only before poise()."""
+
+    def keep_recent(self, chunks: Iterator[bytes]) -> None:
+        """Source.recent, for restore()."""
 
     def poise(self, images: Path, *, lazy: bool) -> None:
         """Do what of restore() needs no images yet; the last trees come after it. Raises HaulFailed (restore)."""

@@ -140,8 +140,10 @@ class Haul:
             if plan.capabilities.file_system:
                 self.show.phase("sync")
                 passes.sync()
+            self._send_history(plan)
             if self._rounds_of(plan):
                 self._pre_copy(plan)
+                self._send_history(plan)
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
@@ -191,7 +193,7 @@ class Haul:
         self._choose_and_foretell(plan)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
-            self._send_image(image)
+            self._send("image", "image", image)
         prepare = Prepare(lazy=plan.capabilities.post_copy)
         prepared = self.caller.call(Request(prepare=prepare), timeout=LONG_SECONDS).prepared
         self.trees = self.source.trees()
@@ -219,11 +221,16 @@ class Haul:
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
 
-    def _send_image(self, image: Iterator[bytes]) -> None:
-        channel = self._channel("image")
+    def _send(self, kind: str, name: str, chunks: Iterator[bytes]) -> None:
+        channel = self._channel(name)
         with contextlib.closing(channel.link):
-            channel.link.send_chunks(image, on_bytes=partial(self.stats.add, "image"))
+            channel.link.send_chunks(chunks, on_bytes=partial(self.stats.add, kind))
             _confirm(channel)
+
+    def _send_history(self, plan: preflight.Plan) -> None:
+        if plan.capabilities.history:
+            for name, chunks in self.source.history():
+                self._send("log", f"history:{name}", chunks)
 
     def _rounds_of(self, plan: preflight.Plan) -> str:
         if not plan.capabilities.in_rounds or self.options.mode not in ("auto", "precopy"):
@@ -245,6 +252,7 @@ class Haul:
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""
         memory, lazy = self._channel("images"), plan.capabilities.post_copy
+        recent = self._channel("recent") if plan.capabilities.history else None
         pages = {name: self._channel(name) for name in CHANNELS} if lazy else {}
         pictures = places.private_dir(self.work / "images")
         with self.source.poised(self.record, pictures, self.logs, lazy=lazy), Crew() as crew:
@@ -257,7 +265,7 @@ class Haul:
             LOG.debug("frozen")
             if self.rounds:
                 crew.add(self._end_pre_copy, self.rounds)
-            dump = crew.add(self._dump, pictures, memory, lazy=lazy)
+            dump = crew.add(self._dump, pictures, memory, recent, lazy=lazy)
             passes.go(crew, poised)
             crew.join()
         dumped: Dumped = dump.result()
@@ -276,11 +284,17 @@ class Haul:
             self.show.phase("memory")
             post_copy.await_memory(self.caller, self.name, self.serving, until=until)
 
-    def _dump(self, pictures: Path, channel: Connection, *, lazy: bool) -> Dumped:
+    def _dump(self, pictures: Path, channel: Connection, recent: Connection | None, *, lazy: bool) -> Dumped:
         dumped = self.source.dump(pictures, lazy=lazy)
         with contextlib.closing(channel.link):
+            if recent:
+                # Now: the engine has had the time of the dump to write down what it was told before the freeze.
+                recent.link.send_chunks(iter([self.source.recent()]), on_bytes=partial(self.stats.add, "log"))
             images.send(pictures, channel, on_bytes=partial(self.stats.add, "memory"))
             _confirm(channel)
+        if recent:
+            with contextlib.closing(recent.link):
+                _confirm(recent)
         LOG.debug("images sent")
         return dumped
 

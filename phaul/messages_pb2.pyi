@@ -157,6 +157,18 @@ class ImageFile(_message.Message):
     size: int
     def __init__(self, name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
+class LogEntry(_message.Message):
+    __slots__ = ["line", "partial", "source", "time_nano"]
+    LINE_FIELD_NUMBER: _ClassVar[int]
+    PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    TIME_NANO_FIELD_NUMBER: _ClassVar[int]
+    line: bytes
+    partial: bool
+    source: str
+    time_nano: int
+    def __init__(self, source: _Optional[str] = ..., time_nano: _Optional[int] = ..., line: _Optional[bytes] = ..., partial: bool = ...) -> None: ...
+
 class OpenFile(_message.Message):
     __slots__ = ["fd", "path", "pid", "size"]
     FD_FIELD_NUMBER: _ClassVar[int]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from phaul.pace import Pace
 
-KINDS = ("image", "rootfs", "volume", "bind", "memory")
+KINDS = ("image", "rootfs", "volume", "bind", "log", "memory")
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 

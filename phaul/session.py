@@ -163,6 +163,8 @@ class Session:
             "image": lambda: self._receive_image(channel),
             "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
             "pages": lambda: pages_target.carry(self.haul, channel.link, name),
+            "history": lambda: self.target.keep_history(number, channel.link.recv_chunks()),
+            "recent": lambda: self.target.keep_recent(channel.link.recv_chunks()),
             "speed": lambda: _pace_of(channel),
             "images": lambda: images.receive(places.private_dir(self._images), channel),
         }

@@ -24,7 +24,7 @@ LAYERS = {
     "host": "freezer tasks_seen sample journal htype host_facts verify",
     "files": "forecast pre_copy pre_compare images fs_haul fs_haul_subtree fs_watch fs_changes fs_passes",
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
-    "docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
+    "docker_logs docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
     "p_haul_docker",
     "workers": "preflight session service post_copy resolve guard iters",
     "programs": "host_setup args_parser service_args pager_keeper pager",
