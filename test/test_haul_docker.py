@@ -59,9 +59,9 @@ def test_docker_works_with_it_at_the_target(served: Lab) -> None:
     b.docker("stop", "-t", "0", "talk")
     assert state(b, "talk") == "exited"
     b.docker("start", "talk")
-    wait_for(lambda: b.docker("logs", "talk").count("line 1\n") == 1, "the program from its beginning")
+    wait_for(lambda: b.docker("logs", "talk").count("line 1\n") == 2, "the program from its beginning")
     b.docker("restart", "-t", "0", "talk")
-    wait_for(lambda: b.docker("logs", "talk").count("line 1\n") == 2, "the program from its beginning again")
+    wait_for(lambda: b.docker("logs", "talk").count("line 1\n") == 3, "the program from its beginning again")
     assert state(b, "talk") == "running"
     b.docker("rm", "-f", "talk")
     assert state(b, "talk") == ""

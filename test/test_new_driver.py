@@ -48,11 +48,14 @@ class Source:
         return [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else []
     def wanted(self):
         return {{"note": self.name, "memory": 0, "breaks": (self.here / "breaks").exists()}}
-    able = Capabilities()
     def trees(self):
         return [Tree(self.here / "tree", "volume", "/", self.here / "tree")] if CAPABILITIES.file_system else []
     def written(self):
         return Written()
+    def history(self):
+        return iter([("margin", iter([b"se", b"en"]))])
+    def recent(self):
+        return b"signed"
     def image(self, lacks):
         told("image:" + ",".join(lacks))
         return iter([b"x" * 10, b"y"])
@@ -93,6 +96,10 @@ class Target:
         self.journal.push("note", path=str(self.there))
         (self.there / "tree").mkdir(parents=True)
         return [self.there / "tree"] if CAPABILITIES.file_system else []
+    def keep_history(self, name, chunks):
+        told(f"history:{{name}}-{{b''.join(chunks).decode()}}")
+    def keep_recent(self, chunks):
+        told(f"recent:{{b''.join(chunks).decode()}}")
     def poise(self, images, *, lazy):
         told("poise")
     def restore(self, images, options, logs):
@@ -138,7 +145,8 @@ ears.close()
 serving.close()
 """
 NOTHING_ELSE = (
-    "file_system=False, image=False, hold=True, pre_dump=False, post_copy=False, tcp_keep=False, compress=False"
+    "file_system=False, image=False, history=False, "
+    "hold=True, pre_dump=False, post_copy=False, tcp_keep=False, compress=False"
 )
 OPTIONS = argparse.Namespace(
     img_path=None,
@@ -260,11 +268,14 @@ def test_no_image_and_no_trees_travel_where_it_has_none(world: World) -> None:
     assert "sync" not in world.lines.getvalue()
 
 
-def test_image_and_trees_travel_where_it_has_them(world: World) -> None:
-    write_driver(world, NOTHING_ELSE.replace("False", "True", 2))
+def test_image_and_trees_and_history_travel_where_it_has_them(world: World) -> None:
+    write_driver(world, NOTHING_ELSE.replace("False", "True", 3))
     world.note("letter")
     world.haul("letter")
-    assert sorted(word for word in world.told() if ":" in word) == ["image:page-1,page-2", "received:11"]
+    words = ["history:margin-seen", "image:page-1,page-2", "received:11", "recent:signed"]
+    assert sorted(word for word in world.told() if ":" in word) == words
+    assert world.told().index("freeze") < world.told().index("recent:signed") < world.told().index("restore-blue")
+    assert world.stats.sent["log"] == len("seensigned")
     assert (world.there("letter") / "tree" / "sub" / "appendix").read_text() == "more"
     assert world.stats.sent["image"] == 11 and world.stats.sent["volume"] > 0
     assert "sync" in world.lines.getvalue()
