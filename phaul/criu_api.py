@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from phaul import criu_images, criu_log, freezer
+from phaul import criu_images, criu_log, diagnosis, freezer
 from phaul.errors import HaulFailed, Refused
 from phaul.host_facts import PYCRIU_SENTENCE
 
@@ -52,7 +52,8 @@ def dump(pid: int, images: Path, options: dict[str, Any]) -> None:
         criu.dump()
     except Exception as error:
         line = criu_log.deciding_line(images / "dump.log")
-        raise HaulFailed(f"CRIU could not dump process {pid}: {line or error}", code="dump") from None
+        sentence, said = diagnosis.told(f"CRIU could not dump process {pid}", line or str(error))
+        raise HaulFailed(sentence, code="dump", detail=said) from None
     finally:
         os.close(descriptor)
     criu_images.mend(images, images / "dump.log")
@@ -66,7 +67,8 @@ def restore(images: Path, options: dict[str, Any]) -> int:
         return int(criu.restore().pid)
     except Exception as error:
         line = criu_log.deciding_line(images / "restore.log")
-        raise HaulFailed(f"CRIU could not restore the process: {line or error}", code="restore") from None
+        sentence, said = diagnosis.told("CRIU could not restore the process", line or str(error))
+        raise HaulFailed(sentence, code="restore", detail=said) from None
     finally:
         os.close(descriptor)
 

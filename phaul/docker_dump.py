@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from phaul import criu_api, criu_images, criu_log
+from phaul import criu_api, criu_images, criu_log, diagnosis
 from phaul.docker_lazy import LazyDump
 from phaul.errors import HaulFailed
 from phaul.run import ended, start
@@ -100,7 +100,8 @@ class Dump:
         # A CRIU that has not ended is left alone: killed now, it would leave its code in the tasks.
         done = ended(self._process, timeout=END_SECONDS)
         line = criu_log.deciding_line(self._work / "dump.log")
-        raise HaulFailed(f"CRIU could not dump the container: {line or done.last_words}", code="dump", detail=done.err)
+        sentence, said = diagnosis.told("CRIU could not dump the container", line or done.last_words)
+        raise HaulFailed(sentence, code="dump", detail=f"{said}\n{done.err}".strip())
 
     def close(self) -> None:
         """What has not been told to go on is called off."""

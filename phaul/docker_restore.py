@@ -17,7 +17,7 @@ import struct
 import threading
 from pathlib import Path
 
-from phaul import criu_log, docker_dump, docker_logs, freezer, places
+from phaul import criu_log, diagnosis, docker_dump, docker_logs, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
@@ -95,8 +95,9 @@ class Starting:
         document = json.loads((pending / "restore.json").read_text())
         line = criu_log.deciding_line(Path(document["work"]) / "restore.log")
         words = line or (self.error.sentence if self.error else "") or "no reason was given in time"
+        sentence, said = diagnosis.told("CRIU could not restore the container", words)
         detail = self.error.sentence if self.error else ""
-        return HaulFailed(f"CRIU could not restore the container: {words}", code="restore", detail=detail)
+        return HaulFailed(sentence, code="restore", detail=f"{said}\n{detail}".strip())
 
 
 def log_marks(container: str, *, skip: int = 0) -> None:
