@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from phaul import VERSION, host_facts, htype, interrupts, log, places, resolve
-from phaul.display import display
+from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, resolve
+from phaul.display import Display
 from phaul.errors import PhaulError, UsageError
-from phaul.iters import Haul, summary
+from phaul.iters import Haul
 from phaul.mstats import Stats
+from phaul.outcome import facts, summary
 from phaul.pace import Pace, rate_of
+from phaul.views import view
 
 PORT = 12345
 PAIRING_PORT = 12346
@@ -116,6 +120,7 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--port", type=port_number, default=PORT, help=f"of p.haul-service there (default {PORT})")
     sub.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
+    sub.add_argument("--json", action="store_true", help="tell how it goes as one JSON object a line, for programs")
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
     sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
     sub.add_argument(
@@ -145,20 +150,28 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """p.haul. Returns the exit status."""
-    return told(lambda: _main(sys.argv[1:] if argv is None else argv), "p.haul")
+    words = sys.argv[1:] if argv is None else argv
+    return told(lambda: _main(words), "p.haul", json="--json" in words)
 
 
-def told(body: Callable[[], int], program: str) -> int:
-    """Run a program's body; a foreseen error is a sentence and a status, another one its traceback."""
+def told(body: Callable[[], int], program: str, *, json: bool = False) -> int:
+    """Run a program's body; a foreseen error is a sentence and a status, another one its traceback.
+
+    With `json` an object on stdout tells of it too.
+    """
     try:
         return body()
     except PhaulError as error:
+        if json:
+            display_json.write(sys.stdout, "error", **display_json.error_facts(error))
         for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
             print(f"{program}: {line}", file=sys.stderr)
         print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr)
         return error.status
     except Exception:
         traceback.print_exc()
+        if json:
+            display_json.write(sys.stdout, "error", **display_json.unforeseen())
         print(f"{program}: this was not foreseen; the logs are in {places.LOGS}", file=sys.stderr)
         return 1
 
@@ -192,20 +205,23 @@ def _haul(options: argparse.Namespace) -> int:
         log.to_file(Path(options.log_file))
     if options.force:
         options.skip_cpu_check = options.skip_criu_check = True
-    for sentence in resolve.settle_all():
-        print(f"An earlier haul: {sentence}")
-    driver = htype.load(options.command)
-    source = driver.source(options.subject, options)
-    reach = targets.reach(options.target, port=options.port)
     stats = Stats(pace=Pace(options.bandwidth))
-    try:
-        with display(stats) as show:
-            haul = Haul(driver, source, reach, options, stats, show)
-            outcome = haul.run()
-        print("\n".join(summary(outcome, stats, reach.name)))
-    finally:
-        reach.close()
+    title, asks = f"{options.subject} to {options.target}", targets.parse(options.target).by_ssh
+    with view(stats, title=title, asks=asks, json=options.json) as show, interrupts.late(partial(_too_late, show)):
+        for sentence in resolve.settle_all():
+            show.say(f"An earlier haul: {sentence}")
+        driver = htype.load(options.command)
+        source = driver.source(options.subject, options)
+        reach = targets.reach(options.target, port=options.port)
+        with contextlib.closing(reach):
+            outcome = Haul(driver, source, reach, options, stats, show).run()
+    found = {"subject": outcome.subject, "target": reach.name, "notes": list(outcome.notes), **facts(stats)}
+    show.say("\n".join(summary(outcome, stats, reach.name)), "summary", **found)
     return 0
+
+
+def _too_late(show: Display, signal: str) -> None:
+    show.say(f"{signal} came too late: what is moved is committed to the target, and this finishes.", "warning")
 
 
 def _resolve(options: argparse.Namespace) -> int:

@@ -8,8 +8,10 @@ there on no signal can change what becomes of the container, nor the exit status
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 from phaul.errors import Cancelled
@@ -18,12 +20,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _depth = 0
 _pending: int | None = None
+_too_late = False
+_late: SimpleQueue[str] = SimpleQueue()
 
 
 def install() -> None:
     """From now on SIGINT, SIGTERM and SIGHUP cancel; for programs, not for libraries."""
-    global _depth
-    _depth = 0
+    global _depth, _too_late
+    _depth, _too_late = 0, False
     for number in SIGNALS:
         signal.signal(number, _arrived)
 
@@ -31,6 +35,8 @@ def install() -> None:
 def _arrived(number: int, _frame: FrameType | None) -> None:
     global _pending
     _pending = number
+    if _too_late:
+        _late.put(signal.Signals(number).name)
     if not _depth:
         _raise_pending()
 
@@ -54,9 +60,35 @@ def forget() -> None:
 
 
 def too_late() -> None:
-    """COMMIT: from now on signals are only noted. To be called inside `shielded()`."""
-    global _depth
+    """COMMIT: from now on signals are only noted, and heard by `late`. To be called inside `shielded()`."""
+    global _depth, _too_late
     _depth += 1
+    _too_late = True
+
+
+def is_too_late() -> bool:
+    """Whether COMMIT is behind us."""
+    return _too_late
+
+
+@contextmanager
+def late(tell: Callable[[str], None]) -> Iterator[None]:
+    """Meanwhile `tell` hears the name of each signal that comes after COMMIT, in a thread of its own.
+
+    A handler of signals may not say anything itself: the main thread may be in the middle of saying something.
+    """
+
+    def listen() -> None:
+        while name := _late.get():
+            tell(name)
+
+    thread = threading.Thread(target=listen, name="late", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        _late.put("")
+        thread.join()
 
 
 @contextmanager

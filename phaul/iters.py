@@ -16,11 +16,12 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from phaul import (
+    VERSION,
     forecast,
     images,
     interrupts,
@@ -39,6 +40,7 @@ from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Poise, Prepare, Release, Reply, Request, Restore, StateIs, Verify
 from phaul.mstats import Stats, readable
+from phaul.outcome import Outcome
 from phaul.pages_source import CHANNELS, Memory, Serving
 from phaul.pre_compare import Compared
 from phaul.pre_copy import CHANNEL, Rounds, Sender, Tracked
@@ -50,14 +52,6 @@ LOG = logging.getLogger("phaul.iters")
 
 ASK_SECONDS = 60
 LONG_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A container that runs at the target, and what is to be told about it."""
-
-    subject: str
-    notes: tuple[str, ...]
 
 
 class Haul:
@@ -83,6 +77,7 @@ class Haul:
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
+        self._introduce()
         self.show.phase("check")
         # Before all else: what is in doubt is frozen, and nobody must be advised to thaw it.
         resolve.refuse_unsettled(self.source.name)
@@ -117,6 +112,10 @@ class Haul:
                 self.record.close()
                 self.caller.close()
 
+    def _introduce(self) -> None:
+        names = {"haul": self.name, "haul_type": self.driver.name, "subject": self.source.name}
+        self.show.say("", "haul", **names, target=self.reach.name, mode=self.options.mode, version=VERSION)
+
     @property
     def _undecided(self) -> bool:
         return self.record.state in (journal.BEGUN, journal.FROZEN)
@@ -139,6 +138,7 @@ class Haul:
             self.passes = passes = Passes(self.trees, self._channel, self.source.written, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
+                self.stats.aim(plan.files or None)
                 passes.sync()
             if self._rounds_of(plan):
                 self._pre_copy(plan)
@@ -205,16 +205,24 @@ class Haul:
         wish = self.options.compress if plan.capabilities.compress else "none"
         trial = forecast.attempt(self.source.sample(forecast.SAMPLE)) if wish != "none" else None
         way = forecast.choose(wish, trial, rate)
-        self.stats.codec = way.codec
-        words = forecast.sentence(
-            memory=plan.memory,
-            way=way,
-            mode=self.options.mode,
-            lazy=plan.capabilities.post_copy,
-            rounds=self._rounds_of(plan),
-            budget_ms=self.options.max_downtime,
-        )
-        self.show.say(words)
+        self.stats.codec, self.rate = way.codec, way.rate
+        self.stats.expected_downtime = still = self._foretold(plan, last=0)
+        words = forecast.sentence(way=way, **self._terms(plan))
+        facts = {"mode": self.options.mode, "rounds": self._rounds_of(plan), "codec": way.codec, "rate": int(way.rate)}
+        self.show.say(words, "choice", **facts, memory=plan.memory, expected_downtime=round(still, 3))
+
+    def _foretold(self, plan: preflight.Plan, *, last: int) -> float:
+        return forecast.downtime(rate=self.rate, last=last, **self._terms(plan))
+
+    def _terms(self, plan: preflight.Plan) -> dict[str, Any]:
+        """What a forecast is made from."""
+        return {
+            "memory": plan.memory,
+            "mode": self.options.mode,
+            "lazy": plan.capabilities.post_copy,
+            "rounds": self._rounds_of(plan),
+            "budget_ms": self.options.max_downtime,
+        }
 
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
@@ -240,7 +248,20 @@ class Haul:
             self.sender = Sender(self._channel(CHANNEL), partial(self.stats.add, "memory"))
             tracked = plan.capabilities.pre_dump
             self.rounds = Tracked(self.sender, tasks, stopped) if tracked else Compared(self.sender, tasks)
-            self.rounds.run(self.show.say)
+            self.rounds.run(lambda number, size: self._round(plan, number, size))
+
+    def _round(self, plan: preflight.Plan, number: int, size: int | None) -> None:
+        """In the first round all of the memory goes; in a later one what has changed, once that is known."""
+        if number == 1 or size is None:
+            self.stats.in_round(number, plan.memory if number == 1 else None)
+        if size is None:
+            return
+        self.stats.has_changed(number, size)
+        if plan.capabilities.pre_dump:
+            self.stats.in_round(number, size)
+        if number > 1:
+            self.stats.expected_downtime = self._foretold(plan, last=size)
+        self.show.say(f"round {number}: {readable(size)} changed", "round", round=number, changed=size)
 
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""
@@ -274,7 +295,8 @@ class Haul:
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
         if self.serving and (until := self._memory_until()):
             self.show.phase("memory")
-            post_copy.await_memory(self.caller, self.name, self.serving, until=until)
+            tell = self.stats.still_missing
+            post_copy.await_memory(self.caller, self.name, self.serving, until=until, tell=tell)
 
     def _dump(self, pictures: Path, channel: Connection, *, lazy: bool) -> Dumped:
         dumped = self.source.dump(pictures, lazy=lazy)
@@ -310,7 +332,7 @@ class Haul:
             raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
         if self.serving and (seen.missing or seen.lost):
-            self._serve_rest(self.serving)
+            self._serve_rest(self.serving, seen.missing)
         self.show.phase("finish")
         try:
             notes = resolve.finish(self.record)
@@ -322,9 +344,10 @@ class Haul:
             notes.append("The signal came after the container was committed: it was too late to cancel.")
         return Outcome(seen.subject, tuple(notes))
 
-    def _serve_rest(self, serving: Serving) -> None:
+    def _serve_rest(self, serving: Serving, missing: int) -> None:
         """Post-copy: it runs there, and asks for what is missing."""
         self.show.phase("post-copy")
+        self.stats.still_missing(missing)
         patience = float(self.options.postcopy_timeout)
         post_copy.follow(
             self.reach, self.record, serving, caller=self.caller, patience=patience, tell=self.stats.still_missing
@@ -356,15 +379,3 @@ def _confirm(channel: Connection) -> None:
     reply = channel.recv(Reply, timeout=LONG_SECONDS)
     if reply.HasField("failure"):
         raise_failure(reply.failure)
-
-
-def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
-    """The lines at the end."""
-    return [
-        f"Runs on {where} as {outcome.subject[:12]}.",
-        f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, "
-        f"{readable(stats.total)} sent ({stats.by_kind()}).",
-        *stats.packed(),
-        *([f"It needed this host's memory for {stats.dependent:.1f} s more."] if stats.dependent else []),
-        *outcome.notes,
-    ]

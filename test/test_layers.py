@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from phaul import args_parser, htype
+from phaul import args_parser, display_json, htype
 from phaul.errors import BY_STATUS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "phaul"
 # A module imports only from layers above its own in this table, and in its own only what stands before it.
 LAYERS = {
-    "ground": "errors codec places messages_pb2 log run pace mstats display interrupts tasks criu_log uffd dirty spans "
-    "inotify",
+    "ground": "errors codec places messages_pb2 log run pace mstats outcome interrupts display "
+    "display_json display_live views tasks criu_log uffd dirty spans inotify",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
     "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
     "host": "freezer tasks_seen sample journal htype host_facts verify",
@@ -200,3 +200,8 @@ def test_readme_documents_every_exit_status() -> None:
     assert heading
     missing = [number for number in statuses() if not re.search(rf"^[\s|*`-]*{number}\b", section, re.MULTILINE)]
     assert missing == []
+
+
+def test_readme_documents_every_type_of_object() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [kind for kind, words in display_json.TYPES.items() if f"| `{kind}` | {words} |" not in readme] == []

@@ -1,0 +1,112 @@
+"""A haul on a terminal: the phases that are over stay as lines, and under them a few lines move."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live as Moving
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from phaul import interrupts
+from phaul.display import Plain
+from phaul.mstats import Seen, Stats, readable
+
+PER_SECOND = 8
+CANCEL, UNDOING, LATE = "Ctrl-C cancels", "cancelling", "committed, Ctrl-C is too late"
+
+
+class Live(Plain):
+    """Three lines: the phase, its clock and how much of it is done; bytes, rate and what is left; the whole haul."""
+
+    def __init__(self, stats: Stats, stream: TextIO, *, title: str, asks: bool) -> None:
+        super().__init__(stats, stream)
+        self._title, self._asks = title, asks
+        self._console = Console(file=stream, highlight=False)
+        self._moving = Moving(
+            console=self._console,
+            get_renderable=self.picture,
+            refresh_per_second=PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            # What is logged must not end up within the lines; what goes elsewhere must go there.
+            redirect_stderr=sys.stderr.isatty(),
+        )
+
+    def phase(self, name: str) -> None:
+        super().phase(name)
+        # A question of ssh on the terminal would be overwritten: it comes in the first phase, if at all.
+        if self._asks:
+            self._asks = False
+        else:
+            self._moving.start()
+
+    def say(self, sentence: str, kind: str = "note", /, **_facts: Any) -> None:
+        if sentence:
+            self._console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
+
+    def picture(self) -> Group:
+        """What moves, as it is now."""
+        seen = self.stats.seen()
+        lines = [_first(seen), Text(f"   {_second(seen)}", no_wrap=True, overflow="ellipsis"), self._third(seen)]
+        return Group(*(lines if seen.phase else ()))
+
+    def _third(self, seen: Seen) -> Table:
+        hint = UNDOING if seen.phase == "undo" else LATE if interrupts.is_too_late() else CANCEL
+        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        grid.add_column(no_wrap=True, justify="right")
+        whole = f"   {self._title}   {seen.seconds:.1f} s, {readable(seen.sent)} in all"
+        grid.add_row(Text(whole, style="dim"), Text(hint, style="dim"))
+        return grid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        self._moving.stop()
+
+
+def _first(seen: Seen) -> Table:
+    grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    for _ in range(2):
+        grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    grid.add_column(no_wrap=True, justify="right", min_width=5)
+    words = f"round {seen.round}" if seen.round else ""
+    head = Text(f"{seen.phase:<10} {seen.phase_seconds:7.1f} s", style="bold")
+    if seen.goal is None or seen.remaining is None:
+        grid.add_row(head, words, "", "")
+    else:
+        share = 1 - seen.remaining / seen.goal if seen.goal else 1.0
+        grid.add_row(head, words, ProgressBar(total=1.0, completed=share), f"{share:.0%}")
+    return grid
+
+
+def _frozen(seen: Seen) -> str:
+    if seen.released:
+        return f"downtime {seen.downtime:.2f} s"
+    about = f" of about {seen.expected_downtime:.1f} s" if seen.expected_downtime is not None else ""
+    return f"frozen {seen.downtime:.1f} s{about}"
+
+
+def _second(seen: Seen) -> str:
+    found = [f"sent {readable(seen.phase_sent)}"]
+    if seen.rate:
+        found.append(f"{readable(seen.rate)}/s")
+    if seen.remaining is not None:
+        found.append(f"left {readable(seen.remaining)}")
+    if seen.dirty_rate is not None:
+        found.append(f"changing {readable(seen.dirty_rate)}/s")
+    if seen.downtime is not None:
+        found.append(_frozen(seen))
+    elif seen.expected_downtime is not None:
+        found.append(f"downtime about {seen.expected_downtime:.1f} s")
+    return "  ".join(found)
