@@ -17,6 +17,7 @@ from phaul.iters import Haul
 from phaul.mstats import Stats
 from phaul.outcome import facts, summary
 from phaul.pace import Pace, rate_of
+from phaul.streams import forgiving
 from phaul.views import view
 
 PORT = 12345
@@ -162,13 +163,16 @@ def told(body: Callable[[], int], program: str, *, json: bool = False) -> int:
     try:
         return body()
     except PhaulError as error:
+        interrupts.over()
         if json:
             display_json.write(sys.stdout, "error", **display_json.error_facts(error))
-        for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
-            print(f"{program}: {line}", file=sys.stderr)
-        print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr)
+        with forgiving(sys.stderr):
+            for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
+                print(f"{program}: {line}", file=sys.stderr)
+            print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr, flush=True)
         return error.status
     except Exception:
+        interrupts.over()
         traceback.print_exc()
         if json:
             display_json.write(sys.stdout, "error", **display_json.unforeseen())

@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from phaul.mstats import Stats, readable
+from phaul.streams import forgiving
 
 
 class Display(Protocol):
@@ -36,7 +37,9 @@ class Plain:
         self.stats.enter(name)
 
     def say(self, sentence: str, _kind: str = "note", /, **_facts: Any) -> None:
-        if sentence:
+        if not sentence:
+            return
+        with forgiving(self._stream):
             print(sentence, file=self._stream, flush=True)
 
     def end(self) -> None:

@@ -16,6 +16,7 @@ from phaul.errors import Blocked, PhaulError
 from phaul.log import ROOT
 from phaul.mstats import Stats
 from phaul.places import LOGS
+from phaul.streams import forgiving
 
 EVERY_SECONDS = 0.5
 # Seconds and bytes throughout; null where something is not known. More types and more fields may come.
@@ -38,7 +39,8 @@ TYPES = {
 def write(stream: TextIO, kind: str, **facts: Any) -> None:
     """One object. What cannot be said as JSON is said as text."""
     found = {"type": kind, "time": round(time.time(), 3), **facts}
-    print(json.dumps(found, default=str), file=stream, flush=True)
+    with forgiving(stream):
+        print(json.dumps(found, default=str), file=stream, flush=True)
 
 
 def error_facts(error: PhaulError) -> dict[str, Any]:

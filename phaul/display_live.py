@@ -15,6 +15,7 @@ from rich.text import Text
 from phaul import interrupts
 from phaul.display import Plain
 from phaul.mstats import Seen, Stats, readable
+from phaul.streams import forgiving
 
 PER_SECOND = 8
 CANCEL, UNDOING, LATE = "Ctrl-C cancels", "cancelling", "committed, Ctrl-C is too late"
@@ -43,10 +44,13 @@ class Live(Plain):
         if self._asks:
             self._asks = False
         else:
-            self._moving.start()
+            with forgiving(self._stream):
+                self._moving.start()
 
     def say(self, sentence: str, kind: str = "note", /, **_facts: Any) -> None:
-        if sentence:
+        if not sentence:
+            return
+        with forgiving(self._stream):
             self._console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
 
     def picture(self) -> Group:
@@ -71,7 +75,8 @@ class Live(Plain):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        self._moving.stop()
+        with forgiving(self._stream):
+            self._moving.stop()
 
 
 def _first(seen: Seen) -> Table:

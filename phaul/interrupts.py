@@ -29,7 +29,9 @@ def install() -> None:
     global _depth, _too_late
     _depth, _too_late = 0, False
     for number in SIGNALS:
-        signal.signal(number, _arrived)
+        # nohup(1) asks for that: it is to go on when the terminal is gone.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _arrived)
 
 
 def _arrived(number: int, _frame: FrameType | None) -> None:
@@ -57,6 +59,12 @@ def forget() -> None:
     """What waits is not acted on: the haul is past the point where it could be."""
     global _pending
     _pending = None
+
+
+def over() -> None:
+    """What became of it is known, and told now: nothing is cancelled any more, and no signal ends the telling."""
+    global _depth
+    _depth += 1
 
 
 def too_late() -> None:

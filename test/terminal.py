@@ -37,10 +37,12 @@ class Terminal:
     def __init__(self, host: Host, *argv: str, columns: int) -> None:
         self.columns = columns
         self.raw = b""
+        self._gone = False
         self.pictures: list[str] = []  # each that stood still for a moment
         self._screen = pyte.Screen(columns, LINES)
         self._stream = pyte.ByteStream(self._screen)
         self._ours, theirs = os.openpty()
+        self._over, self._end = os.pipe()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, columns, 0, 0))
         self.process = host.popen(
             *("python3", "-c", ON_ITS_OWN, *argv), env={"TERM": "xterm"}, stdin=theirs, stdout=theirs, stderr=theirs
@@ -51,7 +53,8 @@ class Terminal:
 
     def _read(self) -> None:
         with contextlib.suppress(OSError):  # nobody has the other end any more
-            while piece := os.read(self._ours, 1 << 16):
+            while self._over not in select.select([self._ours, self._over], [], [])[0]:
+                piece = os.read(self._ours, 1 << 16)
                 self.raw += piece
                 self._stream.feed(piece)
                 if not select.select([self._ours], [], [], QUIET_S)[0]:
@@ -63,6 +66,13 @@ class Terminal:
 
     def press(self, keys: bytes) -> None:
         os.write(self._ours, keys)
+
+    def hang_up(self) -> None:
+        """The terminal is gone, which what runs there hears as SIGHUP."""
+        os.write(self._end, b".")
+        self._reader.join(CLEAN_S)
+        os.close(self._ours)
+        self._gone = True
 
     def shows(self, pattern: str) -> str:
         """The first picture in which the pattern is found, once there is one; ^ and $ are a line's ends."""
@@ -87,4 +97,5 @@ class Terminal:
         if self.process.poll() is None:
             kill_group(self.process)
         self._reader.join(CLEAN_S)
-        os.close(self._ours)
+        for descriptor in (self._over, self._end, *(() if self._gone else (self._ours,))):
+            os.close(descriptor)

@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from faults import NAME, Halt, Scene, at_point, ended, goes_on
+from faults import NAME, Scene, ended, goes_on
 from hauling import haul, state
 from lab import Host, workloads
-from terminal import CTRL_C, Terminal
+from terminal import Terminal
 
 from phaul.display_json import TYPES
 
@@ -45,35 +45,6 @@ def test_while_it_is_frozen_and_after(a: Host, b: Host) -> None:
         assert terminal.ended() == 0, terminal.picture()
     terminal.shows(r"^memory .*%\n.*left [\d.]+ MiB  frozen \d\.\d s of about 1\.5 s$")
     terminal.shows(r"^post-copy .*%\n.*left [\d.]+ MiB  downtime [\d.]+ s\n.*  committed, Ctrl-C is too late$")
-
-
-@pytest.mark.parametrize("times", [1, 3])
-def test_ctrl_c_on_a_terminal(scene: Scene, times: int) -> None:
-    """It reaches all that was started from there, and a second one while it is being undone changes nothing."""
-    with scene.serve() as service, Halt(scene.a) as halt:
-        command = (*at_point("p.haul", ("state=frozen", halt.word)), "docker", NAME, scene.b.ip)
-        with Terminal(scene.a, *command, columns=80) as terminal:
-            halt.reached(terminal.process)
-            for _ in range(times):
-                terminal.press(CTRL_C)
-            halt.go()
-            assert terminal.ended() == 9, terminal.picture()
-        assert f"Cancelled by SIGINT. {NAME} runs on here." in terminal.picture()
-        assert "Traceback" not in terminal.picture()
-        scene.stays(service)
-        scene.moves_now()
-
-
-def test_ctrl_c_after_commit_is_answered_at_once(scene: Scene) -> None:
-    with scene.serve(), Halt(scene.a) as halt:
-        command = (*at_point("p.haul", ("phase=release", halt.word)), "docker", NAME, scene.b.ip)
-        with Terminal(scene.a, *command, columns=80) as terminal:
-            halt.reached(terminal.process)
-            terminal.press(CTRL_C)
-            terminal.shows("^SIGINT came too late")
-            halt.go()
-            assert terminal.ended() == 0, terminal.picture()
-        scene.moved()
 
 
 def objects(text: str) -> list[dict[str, Any]]:
