@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, resolve
 from phaul.display import Display
@@ -19,6 +20,10 @@ from phaul.outcome import facts, summary
 from phaul.pace import Pace, rate_of
 from phaul.streams import forgiving
 from phaul.views import view
+
+# Commands that are no haul types.
+OTHERS = ("pair", "status", "cancel", "history")
+Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 PORT = 12345
 PAIRING_PORT = 12346
@@ -80,6 +85,11 @@ def seconds(text: str) -> int:
     return _positive(text, "seconds")
 
 
+def count(text: str) -> int:
+    """How many, for argparse."""
+    return _positive(text, "hauls")
+
+
 def _positive(text: str, what: str) -> int:
     if not (text.isdecimal() and len(text) <= 9 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}, 1 or more")
@@ -87,7 +97,7 @@ def _positive(text: str, what: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """p.haul's whole command line: one subcommand for each row of the table, and pair."""
+    """p.haul's whole command line: one subcommand for each row of the table, and the others."""
     top = _Parser(
         prog="p.haul",
         description="Move a running container or process to another host, and leave it running.",
@@ -101,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --resolve: let it run here, whatever became of it at the target",
     )
-    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and pair")
+    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and others")
     for name in htype.TABLE:
         driver = htype.load(name)
         sub = commands.add_parser(
@@ -113,7 +123,19 @@ def parser() -> argparse.ArgumentParser:
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
     pair.add_argument("--port", type=port_number, default=PAIRING_PORT)
+    _add_overviews(commands)
     return top
+
+
+def _add_overviews(commands: Commands) -> None:
+    status = commands.add_parser("status", help="show the hauls that are under way on this host, or in doubt")
+    cancel = commands.add_parser("cancel", help="call off a haul that is under way from this host")
+    history = commands.add_parser("history", help="show the hauls of this host that are over, the newest first")
+    for sub in (status, history):
+        sub.add_argument("container", nargs="?", help="its name, or the beginning of its id; left out: all")
+        sub.add_argument("--json", action="store_true", help="as one JSON object a line, for programs")
+    cancel.add_argument("container", help="its name, or the beginning of its id")
+    history.add_argument("-n", dest="number", type=count, default=20, metavar="N", help="so many at most (default 20)")
 
 
 def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
@@ -189,15 +211,22 @@ def _main(argv: list[str]) -> int:
     interrupts.install()
     if options.resolve:
         return _resolve(options)
-    if options.command == "pair":
-        return _pair(options)
-    return _haul(options)
+    return _other(options) if options.command in OTHERS else _haul(options)
+
+
+def _other(options: argparse.Namespace) -> int:
+    """What is no haul."""
+    from phaul import history, overview
+
+    log.setup(verbosity=0)
+    run = {"pair": _pair, "status": overview.status, "cancel": overview.cancel, "history": history.history}
+    return run[options.command](options)
 
 
 def _known_type(argv: list[str]) -> None:
     """argparse would call an unknown type an invalid choice: this says which there are."""
     words = [word for word in argv if not word.startswith("-")]
-    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, "pair"):
+    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, *OTHERS):
         htype.load(words[0])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
-from phaul.mstats import Stats, readable
+from phaul.mstats import Seen, Stats, readable
 from phaul.streams import forgiving
 
 
@@ -55,6 +55,29 @@ class Plain:
     ) -> None:
         if kind is None:
             self.end()
+
+
+def figures(seen: Seen) -> str:
+    """What there is to say of it in numbers, but for the clocks."""
+    found = [f"sent {readable(seen.phase_sent)}"]
+    if seen.rate:
+        found.append(f"{readable(seen.rate)}/s")
+    if seen.remaining is not None:
+        found.append(f"left {readable(seen.remaining)}")
+    if seen.dirty_rate is not None:
+        found.append(f"changing {readable(seen.dirty_rate)}/s")
+    if seen.downtime is not None:
+        found.append(_frozen(seen))
+    elif seen.expected_downtime is not None:
+        found.append(f"downtime about {seen.expected_downtime:.1f} s")
+    return "  ".join(found)
+
+
+def _frozen(seen: Seen) -> str:
+    if seen.released:
+        return f"downtime {seen.downtime:.2f} s"
+    about = f" of about {seen.expected_downtime:.1f} s" if seen.expected_downtime is not None else ""
+    return f"frozen {seen.downtime:.1f} s{about}"
 
 
 def line(stats: Stats) -> str:

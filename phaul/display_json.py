@@ -30,6 +30,12 @@ TYPES = {
     "round": "of pre-copy: sentence, round, changed",
     "note": "something to know: sentence",
     "warning": "something to mind: sentence",
+    "status": "of p.haul status, a haul under way or in doubt: haul, haul_type, subject, direction (to, from), peer, "
+    "begun, state, standing (under-way, settling, dead, in-doubt), and where it is under way from here progress (as "
+    "above)",
+    "history": "of p.haul history, a haul that is over: haul, haul_type, subject, direction, peer, begun, ended, "
+    "outcome (moved, arrived, lost, cancelled, failed, given-up), code, status, downtime, dependent, total, sent, "
+    "by_kind, content, codec",
     "summary": "it runs there: sentence, subject (its id there), target, downtime, dependent, total, sent, by_kind, "
     "content, codec, notes",
     "error": "the last line of what did not go well: sentence, detail, code, status, blockers (of code and sentence)",

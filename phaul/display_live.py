@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from phaul import interrupts
-from phaul.display import Plain
+from phaul.display import Plain, figures
 from phaul.mstats import Seen, Stats, readable
 from phaul.streams import forgiving
 
@@ -56,7 +56,7 @@ class Live(Plain):
     def picture(self) -> Group:
         """What moves, as it is now."""
         seen = self.stats.seen()
-        lines = [_first(seen), Text(f"   {_second(seen)}", no_wrap=True, overflow="ellipsis"), self._third(seen)]
+        lines = [_first(seen), Text(f"   {figures(seen)}", no_wrap=True, overflow="ellipsis"), self._third(seen)]
         return Group(*(lines if seen.phase else ()))
 
     def _third(self, seen: Seen) -> Table:
@@ -93,25 +93,3 @@ def _first(seen: Seen) -> Table:
         share = 1 - seen.remaining / seen.goal if seen.goal else 1.0
         grid.add_row(head, words, ProgressBar(total=1.0, completed=share), f"{share:.0%}")
     return grid
-
-
-def _frozen(seen: Seen) -> str:
-    if seen.released:
-        return f"downtime {seen.downtime:.2f} s"
-    about = f" of about {seen.expected_downtime:.1f} s" if seen.expected_downtime is not None else ""
-    return f"frozen {seen.downtime:.1f} s{about}"
-
-
-def _second(seen: Seen) -> str:
-    found = [f"sent {readable(seen.phase_sent)}"]
-    if seen.rate:
-        found.append(f"{readable(seen.rate)}/s")
-    if seen.remaining is not None:
-        found.append(f"left {readable(seen.remaining)}")
-    if seen.dirty_rate is not None:
-        found.append(f"changing {readable(seen.dirty_rate)}/s")
-    if seen.downtime is not None:
-        found.append(_frozen(seen))
-    elif seen.expected_downtime is not None:
-        found.append(f"downtime about {seen.expected_downtime:.1f} s")
-    return "  ".join(found)

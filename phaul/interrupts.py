@@ -7,6 +7,7 @@ there on no signal can change what becomes of the container, nor the exit status
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from phaul.errors import Cancelled
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _depth = 0
-_pending: int | None = None
+_pending: str | None = None
+_asked: str | None = None
 _too_late = False
 _late: SimpleQueue[str] = SimpleQueue()
 
@@ -35,19 +37,26 @@ def install() -> None:
 
 
 def _arrived(number: int, _frame: FrameType | None) -> None:
-    global _pending
-    _pending = number
+    global _pending, _asked
+    _pending, _asked = _asked or signal.Signals(number).name, None
     if _too_late:
-        _late.put(signal.Signals(number).name)
+        _late.put(_pending)
     if not _depth:
         _raise_pending()
 
 
 def _raise_pending() -> None:
     global _pending
-    number, _pending = _pending, None
-    if number is not None:
-        raise Cancelled(f"Cancelled by {signal.Signals(number).name}.")
+    who, _pending = _pending, None
+    if who is not None:
+        raise Cancelled(f"Cancelled by {who}.")
+
+
+def ask(who: str) -> None:
+    """Cancel as a signal would, from any thread; `who` asks for it."""
+    global _asked
+    _asked = who
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def noted() -> bool:
@@ -81,7 +90,7 @@ def is_too_late() -> bool:
 
 @contextmanager
 def late(tell: Callable[[str], None]) -> Iterator[None]:
-    """Meanwhile `tell` hears the name of each signal that comes after COMMIT, in a thread of its own.
+    """Meanwhile `tell` hears the name of each signal, or of who asked, that comes after COMMIT, in a thread of its own.
 
     A handler of signals may not say anything itself: the main thread may be in the middle of saying something.
     """

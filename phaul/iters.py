@@ -16,13 +16,13 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from phaul import (
     VERSION,
-    forecast,
     images,
     interrupts,
     journal,
@@ -33,17 +33,19 @@ from phaul import (
     resolve,
 )
 from phaul.connection import Connection, raise_failure
+from phaul.desk import Desk
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
 from phaul.fs_passes import Passes
 from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Poise, Prepare, Release, Reply, Request, Restore, StateIs, Verify
-from phaul.mstats import Stats, readable
-from phaul.outcome import Outcome
+from phaul.mstats import Stats
+from phaul.outcome import Outcome, facts
 from phaul.pages_source import CHANNELS, Memory, Serving
 from phaul.pre_compare import Compared
 from phaul.pre_copy import CHANNEL, Rounds, Sender, Tracked
+from phaul.prospect import Prospect
 from phaul.targets import Reach
 from phaul.tasks import Crew
 from phaul.xem_rpc import Caller
@@ -74,6 +76,7 @@ class Haul:
         self.serving: Serving | None = None
         self.rounds: Rounds | None = None
         self.passes: Passes | None = None
+        self.desk: Desk | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -95,26 +98,46 @@ class Haul:
             )
             guard = Guard("source", self.name)
             log.to_file(self.logs / "p.haul.log")
+        ended_by: BaseException | None = None
         try:
             self._move(plan)
             return self._hand_over()
+        except BaseException as error:
+            ended_by = error
+            raise
         finally:
             with interrupts.shielded():
-                if self.serving:
-                    self.serving.close()
-                if self.passes:
-                    self.passes.close()
-                # A signal on the way into the rollback, say: the guard does it.
-                if self._undecided:
-                    guard.take_over()
-                else:
-                    guard.dismiss()
-                self.record.close()
-                self.caller.close()
+                self._end(guard, ended_by)
+
+    def _end(self, guard: Guard, error: BaseException | None) -> None:
+        if self.serving:
+            self.serving.close()
+        if self.passes:
+            self.passes.close()
+        # A signal on the way into the rollback, say: the guard does it.
+        if self._undecided:
+            guard.take_over()
+        else:
+            guard.dismiss()
+        self._remember(error)
+        self.record.close()
+        self.caller.close()
+        if self.desk:
+            self.desk.close(error)
 
     def _introduce(self) -> None:
         names = {"haul": self.name, "haul_type": self.driver.name, "subject": self.source.name}
         self.show.say("", "haul", **names, target=self.reach.name, mode=self.options.mode, version=VERSION)
+
+    def _remember(self, error: BaseException | None) -> None:
+        """For `p.haul history`."""
+        told = {"code": error.code, "status": error.status} if isinstance(error, PhaulError) else {}
+        with contextlib.suppress(OSError):
+            self.record.note(end={"at": time.time(), **told, **facts(self.stats)})
+
+    def _tell(self) -> dict[str, Any]:
+        """For `p.haul status`."""
+        return {"state": self.record.state, **asdict(self.stats.seen())}
 
     @property
     def _undecided(self) -> bool:
@@ -132,6 +155,7 @@ class Haul:
             if not self.options.keep_images:
                 self.record.push("work", path=str(self.work))
             self.work = places.private_dir(self.work)
+            self.desk = Desk(self.work, self._tell)
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout, codec=self.stats.codec)
@@ -140,12 +164,13 @@ class Haul:
                 self.show.phase("sync")
                 self.stats.aim(plan.files or None)
                 passes.sync()
-            if self._rounds_of(plan):
+            if self.prospect.rounds:
                 self._pre_copy(plan)
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
+                self.desk.committed()
         except BaseException as error:
             self._roll_back(error)
 
@@ -188,7 +213,8 @@ class Haul:
         self.show.phase("prepare")
         begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
         self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
-        self._choose_and_foretell(plan)
+        self.prospect = Prospect(plan, self.options, self.stats, self.show)
+        self.prospect.choose(self._channel("speed"), self.source)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
             self._send_image(image)
@@ -198,32 +224,6 @@ class Haul:
         if len(prepared.trees) != len(self.trees):
             raise HaulFailed("The target prepared other directories than the source has.", code="trees")
 
-    def _choose_and_foretell(self, plan: preflight.Plan) -> None:
-        """Every channel that is opened from now on is packed as it is chosen here."""
-        rate = forecast.measure(self._channel("speed"), memory=plan.memory, pace=self.stats.pace)
-        rate = min(rate, self.stats.pace.rate or rate)
-        wish = self.options.compress if plan.capabilities.compress else "none"
-        trial = forecast.attempt(self.source.sample(forecast.SAMPLE)) if wish != "none" else None
-        way = forecast.choose(wish, trial, rate)
-        self.stats.codec, self.rate = way.codec, way.rate
-        self.stats.expected_downtime = still = self._foretold(plan, last=0)
-        words = forecast.sentence(way=way, **self._terms(plan))
-        facts = {"mode": self.options.mode, "rounds": self._rounds_of(plan), "codec": way.codec, "rate": int(way.rate)}
-        self.show.say(words, "choice", **facts, memory=plan.memory, expected_downtime=round(still, 3))
-
-    def _foretold(self, plan: preflight.Plan, *, last: int) -> float:
-        return forecast.downtime(rate=self.rate, last=last, **self._terms(plan))
-
-    def _terms(self, plan: preflight.Plan) -> dict[str, Any]:
-        """What a forecast is made from."""
-        return {
-            "memory": plan.memory,
-            "mode": self.options.mode,
-            "lazy": plan.capabilities.post_copy,
-            "rounds": self._rounds_of(plan),
-            "budget_ms": self.options.max_downtime,
-        }
-
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
 
@@ -232,11 +232,6 @@ class Haul:
         with contextlib.closing(channel.link):
             channel.link.send_chunks(image, on_bytes=partial(self.stats.add, "image"))
             _confirm(channel)
-
-    def _rounds_of(self, plan: preflight.Plan) -> str:
-        if not plan.capabilities.in_rounds or self.options.mode not in ("auto", "precopy"):
-            return ""
-        return forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
 
     def _pre_copy(self, plan: preflight.Plan) -> None:
         self.show.phase("pre-copy")
@@ -248,20 +243,7 @@ class Haul:
             self.sender = Sender(self._channel(CHANNEL), partial(self.stats.add, "memory"))
             tracked = plan.capabilities.pre_dump
             self.rounds = Tracked(self.sender, tasks, stopped) if tracked else Compared(self.sender, tasks)
-            self.rounds.run(lambda number, size: self._round(plan, number, size))
-
-    def _round(self, plan: preflight.Plan, number: int, size: int | None) -> None:
-        """In the first round all of the memory goes; in a later one what has changed, once that is known."""
-        if number == 1 or size is None:
-            self.stats.in_round(number, plan.memory if number == 1 else None)
-        if size is None:
-            return
-        self.stats.has_changed(number, size)
-        if plan.capabilities.pre_dump:
-            self.stats.in_round(number, size)
-        if number > 1:
-            self.stats.expected_downtime = self._foretold(plan, last=size)
-        self.show.say(f"round {number}: {readable(size)} changed", "round", round=number, changed=size)
+            self.rounds.run(self.prospect.in_round)
 
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""

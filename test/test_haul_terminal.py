@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 import pytest
 from faults import NAME, Scene, ended, goes_on
 from hauling import haul, state
 from lab import Host, workloads
+from objects import objects, of_type
 from terminal import Terminal
 
-from phaul.display_json import TYPES
-
-ALWAYS = {"type", "time"}
 PHASES = ["check", "prepare", "sync", "pre-copy", "freeze", "restore", "memory", "release", "finish"]
 
 
@@ -45,20 +41,6 @@ def test_while_it_is_frozen_and_after(a: Host, b: Host) -> None:
         assert terminal.ended() == 0, terminal.picture()
     terminal.shows(r"^memory .*%\n.*left [\d.]+ MiB  frozen \d\.\d s of about 1\.5 s$")
     terminal.shows(r"^post-copy .*%\n.*left [\d.]+ MiB  downtime [\d.]+ s\n.*  committed, Ctrl-C is too late$")
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    """What was said, each object as it is documented. Raises AssertionError, ValueError where anything else was."""
-    found = [json.loads(line) for line in text.splitlines()]
-    for one in found:
-        assert one["type"] in TYPES, one
-        words = set(re.findall(r"\w+", TYPES[one["type"]]))
-        assert ALWAYS <= one.keys() <= ALWAYS | words, one
-    return found
-
-
-def of_type(found: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [one for one in found if one["type"] == kind]
 
 
 def test_a_haul_for_programs(a: Host, b: Host) -> None:
