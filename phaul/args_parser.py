@@ -122,8 +122,16 @@ def parser() -> argparse.ArgumentParser:
     pair = commands.add_parser("pair", help="pair this host with a target, once")
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
-    pair.add_argument("--port", type=port_number, default=PAIRING_PORT)
+    pair.add_argument(
+        "--port",
+        type=port_number,
+        default=PAIRING_PORT,
+        help=f"of `p.haul-service pair` there (default {PAIRING_PORT})",
+    )
     _add_overviews(commands)
+    for shown in commands._choices_actions:
+        words = shown.help or ""
+        commands.choices[shown.dest].description = f"{words[:1].upper()}{words[1:]}."
     return top
 
 

@@ -27,7 +27,7 @@ LAYERS = {
     "docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
     "p_haul_docker",
     "workers": "preflight prospect session service post_copy resolve guard desk iters",
-    "programs": "host_setup history overview args_parser service_args pager_keeper pager",
+    "programs": "host_setup history overview args_parser service_args manual pager_keeper pager",
     "alone": "bridge shim",  # started by others with the bare interpreter
 }
 # Whoever is not run.py and starts processes has a reason, which its docstrings give.
