@@ -33,8 +33,9 @@ class Plain:
         self._stream = stream
 
     def phase(self, name: str) -> None:
-        self.end()
+        ended = self.stats.seen()
         self.stats.enter(name)
+        self.end(ended)
 
     def say(self, sentence: str, _kind: str = "note", /, **_facts: Any) -> None:
         if not sentence:
@@ -42,10 +43,10 @@ class Plain:
         with forgiving(self._stream):
             print(sentence, file=self._stream, flush=True)
 
-    def end(self) -> None:
-        """The phase that there is, if there is one, has ended."""
-        if self.stats.phase:
-            self.say(line(self.stats))
+    def end(self, seen: Seen) -> None:
+        """The phase that was seen, if it was one, has ended."""
+        if seen.phase:
+            self.say(line(seen))
 
     def __enter__(self) -> Self:
         return self
@@ -54,34 +55,33 @@ class Plain:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self.end()
+            self.end(self.stats.seen())
 
 
-def figures(seen: Seen) -> str:
-    """What there is to say of it in numbers, but for the clocks."""
+def flow(seen: Seen) -> str:
+    """What there is to say of what the phase sends."""
     found = [f"sent {readable(seen.phase_sent)}"]
     if seen.rate:
         found.append(f"{readable(seen.rate)}/s")
     if seen.remaining is not None:
-        found.append(f"left {readable(seen.remaining)}")
+        time = f", {seen.remaining_seconds:.0f} s" if seen.remaining_seconds is not None else ""
+        found.append(f"left {readable(seen.remaining)}{time}")
     if seen.dirty_rate is not None:
         found.append(f"changing {readable(seen.dirty_rate)}/s")
-    if seen.downtime is not None:
-        found.append(_frozen(seen))
-    elif seen.expected_downtime is not None:
-        found.append(f"downtime about {seen.expected_downtime:.1f} s")
     return "  ".join(found)
 
 
-def _frozen(seen: Seen) -> str:
+def downtime(seen: Seen) -> str:
+    """What it will be, is, or was; "" where nothing is known of it yet."""
     if seen.released:
         return f"downtime {seen.downtime:.2f} s"
-    about = f" of about {seen.expected_downtime:.1f} s" if seen.expected_downtime is not None else ""
-    return f"frozen {seen.downtime:.1f} s{about}"
+    about = "" if seen.expected_downtime is None else f"about {seen.expected_downtime:.1f} s"
+    if seen.downtime is not None:
+        return f"frozen {seen.downtime:.1f} s{about and ' of '}{about}"
+    return f"{about and 'downtime '}{about}"
 
 
-def line(stats: Stats) -> str:
-    """A phase that ends now."""
-    seen = stats.seen()
+def line(seen: Seen) -> str:
+    """A phase that has ended."""
     moved = f"  {readable(seen.phase_sent)}" if seen.phase_sent else ""
     return f"{seen.phase:<10} {seen.phase_seconds:7.3f} s{moved}"

@@ -14,7 +14,7 @@ from typing import Any, Self, TextIO
 from phaul.display import Plain
 from phaul.errors import Blocked, PhaulError
 from phaul.log import ROOT
-from phaul.mstats import Stats
+from phaul.mstats import Seen, Stats
 from phaul.places import LOGS
 from phaul.streams import forgiving
 
@@ -24,8 +24,8 @@ TYPES = {
     "haul": "it begins: haul (its name), haul_type, subject, target, mode, version",
     "phase": "one begins: phase, seconds and sent since the haul began",
     "phase-done": "one has ended: phase, seconds and sent in it",
-    "progress": "twice a second: phase, phase_seconds, seconds, sent, phase_sent, rate, goal, remaining, round, "
-    "dirty_rate, expected_downtime, downtime, released",
+    "progress": "twice a second: phase, phase_seconds, seconds, sent, phase_sent, rate, goal, remaining, "
+    "remaining_seconds, round, dirty_rate, expected_downtime, downtime, released",
     "choice": "what was chosen, and why: sentence, mode, rounds, codec, rate, memory, expected_downtime",
     "round": "of pre-copy: sentence, round, changed",
     "note": "something to know: sentence",
@@ -87,8 +87,7 @@ class Lines(Plain):
         with self._lock:
             write(self._stream, kind, **words, **facts)
 
-    def end(self) -> None:
-        seen = self.stats.seen()
+    def end(self, seen: Seen) -> None:
         if seen.phase:
             self.say("", "phase-done", phase=seen.phase, seconds=round(seen.phase_seconds, 3), sent=seen.phase_sent)
 

@@ -13,16 +13,16 @@ from rich.table import Table
 from rich.text import Text
 
 from phaul import interrupts
-from phaul.display import Plain, figures
+from phaul.display import Plain, downtime, flow
 from phaul.mstats import Seen, Stats, readable
 from phaul.streams import forgiving
 
 PER_SECOND = 8
-CANCEL, UNDOING, LATE = "Ctrl-C cancels", "cancelling", "committed, Ctrl-C is too late"
+CANCEL, UNDOING, LATE = "Ctrl-C cancels", "cancelling", "too late to cancel"
 
 
 class Live(Plain):
-    """Three lines: the phase, its clock and how much of it is done; bytes, rate and what is left; the whole haul."""
+    """Three lines: the phase, its clock and how much of it is done; what it sends; the whole haul and its downtime."""
 
     def __init__(self, stats: Stats, stream: TextIO, *, title: str, asks: bool) -> None:
         super().__init__(stats, stream)
@@ -56,17 +56,18 @@ class Live(Plain):
     def picture(self) -> Group:
         """What moves, as it is now."""
         seen = self.stats.seen()
-        lines = [_first(seen), Text(f"   {figures(seen)}", no_wrap=True, overflow="ellipsis"), self._third(seen)]
+        lines = [_first(seen), Text(f"   {flow(seen)}", no_wrap=True, overflow="ellipsis"), self._third(seen)]
         return Group(*(lines if seen.phase else ()))
 
-    def _third(self, seen: Seen) -> Table:
+    def _third(self, seen: Seen) -> Text:
+        """What goes where is cut short where there is no room for it."""
         hint = UNDOING if seen.phase == "undo" else LATE if interrupts.is_too_late() else CANCEL
-        grid = Table.grid(expand=True, padding=(0, 2, 0, 0))
-        grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        grid.add_column(no_wrap=True, justify="right")
-        whole = f"   {self._title}   {seen.seconds:.1f} s, {readable(seen.sent)} in all"
-        grid.add_row(Text(whole, style="dim"), Text(hint, style="dim"))
-        return grid
+        figures = f"  {seen.seconds:.1f} s, {readable(seen.sent)}  {downtime(seen)}"
+        room = self._console.width - len(figures) - len(hint)
+        title = Text(f"   {self._title}", style="dim")
+        title.truncate(max(0, room - 2), overflow="ellipsis")
+        gap = " " * max(2, room - title.cell_len)
+        return Text.assemble(title, (f"{figures}{gap}{hint}", "dim"), no_wrap=True, overflow="ellipsis")
 
     def __enter__(self) -> Self:
         return self
@@ -91,5 +92,5 @@ def _first(seen: Seen) -> Table:
         grid.add_row(head, words, "", "")
     else:
         share = 1 - seen.remaining / seen.goal if seen.goal else 1.0
-        grid.add_row(head, words, ProgressBar(total=1.0, completed=share), f"{share:.0%}")
+        grid.add_row(head, words, ProgressBar(1.0, share, complete_style="cyan", finished_style="cyan"), f"{share:.0%}")
     return grid

@@ -35,6 +35,7 @@ class Seen:
     rate: float
     goal: int | None  # what this phase, or its round, has to send
     remaining: int | None  # of the goal
+    remaining_seconds: float | None  # as fast as it goes now
     round: int | None  # of pre-copy, from 1
     dirty_rate: float | None  # of what the tasks change
     expected_downtime: float | None
@@ -62,7 +63,7 @@ class Stats:
     _phase_begun: tuple[float, int] = (0.0, 0)  # when, and how much had been sent
     _round_seen: float = 0.0
     _goal: tuple[int, int] | None = None  # how much there is to send, and `content` when it was told
-    _sample: deque[tuple[float, int]] = field(default_factory=deque, repr=False)
+    _sample: deque[tuple[float, int, int]] = field(default_factory=deque, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, kind: str, count: int, content: int) -> None:
@@ -76,7 +77,7 @@ class Stats:
     def _sample_now(self) -> None:
         now = time.monotonic()
         if not self._sample or now - self._sample[-1][0] >= RATE_STEP:
-            self._sample.append((now, self.total))
+            self._sample.append((now, self.total, self.content))
             while self._sample[0][0] < now - RATE_SECONDS:
                 self._sample.popleft()
 
@@ -117,16 +118,20 @@ class Stats:
         """How far it is now."""
         with self._lock:
             now, (begun, before) = time.monotonic(), self._phase_begun
-            since, sent = next((past for past in self._sample if past[0] >= now - RATE_SECONDS), (now, self.total))
+            last = (now, self.total, self.content)
+            since, sent, content = next((past for past in self._sample if past[0] >= now - RATE_SECONDS), last)
+            remaining = max(0, self._goal[0] - (self.content - self._goal[1])) if self._goal else None
+            seconds, flow = max(RATE_STEP, now - since), self.content - content
             return Seen(
                 phase=self.phase,
                 phase_seconds=now - begun,
                 seconds=now - self.begun,
                 sent=self.total,
                 phase_sent=self.total - before,
-                rate=(self.total - sent) / max(RATE_STEP, now - since),
+                rate=(self.total - sent) / seconds,
                 goal=self._goal[0] if self._goal else None,
-                remaining=max(0, self._goal[0] - (self.content - self._goal[1])) if self._goal else None,
+                remaining=remaining,
+                remaining_seconds=remaining * seconds / flow if remaining is not None and flow else None,
                 round=self.round,
                 dirty_rate=self.dirty_rate,
                 expected_downtime=self.expected_downtime,

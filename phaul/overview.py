@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from phaul import desk, display_json, journal, resolve
-from phaul.display import figures
+from phaul.display import downtime, flow
 from phaul.errors import HaulFailed, Refused, from_peer
 from phaul.history import DIRECTIONS, moment, whose
 from phaul.journal import SOURCE, TARGET, Journal
@@ -95,7 +95,7 @@ def _how(one: Standing) -> str:
     if one.told:
         seen = _seen(one.told)
         in_round = f"  round {seen.round}" if seen.round else ""
-        return f"{seen.phase} {seen.phase_seconds:.1f} s{in_round}  {figures(seen)}"
+        return f"{seen.phase} {seen.phase_seconds:.1f} s{in_round}  {flow(seen)}  {downtime(seen)}".rstrip()
     if one.standing == SETTLING:
         return f"{state}; it is being settled just now"
     if one.standing == UNDER_WAY:

@@ -23,10 +23,11 @@ def test_a_haul_on_a_terminal(a: Host, b: Host, columns: int) -> None:
     first = terminal.shows(r"^pre-copy .* round 1 +\S+ +\d+%$\n.* MiB/s")
     moving = first.splitlines()[-3:]
     assert re.match(r"pre-copy +\d+\.\d s +round 1 +[━╸╺]+ +\d+%$", moving[0]), first
-    assert re.match(r" +sent [\d.]+ \w+  [\d.]+ MiB/s  left [\d.]+ MiB  downtime about [\d.]+ s$", moving[1]), first
-    assert re.match(rf" +hog to {re.escape(b.ip)} +[\d.]+ s, [\d.]+ \w+ in all +Ctrl-C cancels$", moving[2]), first
+    assert re.match(r" +sent [\d.]+ \w+  [\d.]+ MiB/s  left [\d.]+ MiB, \d+ s$", moving[1]), first
+    whole = rf" +hog to {re.escape(b.ip)} +[\d.]+ s, [\d.]+ \w+  downtime about [\d.]+ s +Ctrl-C cancels$"
+    assert re.match(whole, moving[2]), first
     assert len(moving[2]) == columns
-    terminal.shows(r"^pre-copy .* round \d\n +sent .+  changing [\d.]+ MiB/s  downtime about [\d.]+ s$")
+    terminal.shows(r"^pre-copy .* round \d\n +sent .+  changing [\d.]+ MiB/s$")
     last = terminal.picture()
     assert "Ctrl-C" not in last and "━" not in last
     assert re.findall(r"^(\S+) +[\d.]+ s", last, re.MULTILINE) == PHASES, last
@@ -39,8 +40,8 @@ def test_while_it_is_frozen_and_after(a: Host, b: Host) -> None:
     words = ("--bandwidth", "8M", "--mode", "stopcopy", "--max-downtime", "1500")
     with Terminal(a, "p.haul", "docker", "hog", b.ip, *words, columns=80) as terminal:
         assert terminal.ended() == 0, terminal.picture()
-    terminal.shows(r"^memory .*%\n.*left [\d.]+ MiB  frozen \d\.\d s of about 1\.5 s$")
-    terminal.shows(r"^post-copy .*%\n.*left [\d.]+ MiB  downtime [\d.]+ s\n.*  committed, Ctrl-C is too late$")
+    terminal.shows(r"^memory .*%\n.*left [\d.]+ MiB, \d s\n.*  frozen \d\.\d s of about 1\.5 s +Ctrl-C cancels$")
+    terminal.shows(r"^post-copy .*%\n.*left [\d.]+ MiB, \d s\n.*  downtime [\d.]+ s +too late to cancel$")
 
 
 def test_a_haul_for_programs(a: Host, b: Host) -> None:

@@ -303,6 +303,7 @@ def test_how_far_a_haul_is(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = stats.seen()
     assert (seen.phase_seconds, seen.seconds, seen.sent, seen.phase_sent) == (10, 10, 600, 500)
     assert (seen.goal, seen.remaining, seen.round, seen.rate) == (4000, 3000, 1, 50)
+    assert seen.remaining_seconds == 30
     stats.has_changed(1, 4000)
     assert stats.seen().dirty_rate is None  # all of it was new
     now += 2
