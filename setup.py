@@ -18,7 +18,15 @@ setup(
     packages=["phaul"],
     package_data={"phaul": ["hold.sh", "poise.sh", "messages.proto", "py.typed", "*.pyi"]},
     scripts=["p.haul", "p.haul-service"],
-    data_files=[("lib/systemd/system", ["phaul/p.haul-service.service"])],
+    data_files=[
+        ("lib/systemd/system", ["phaul/p.haul-service.service"]),
+        ("share/man/man1", ["phaul/docs/p.haul.1"]),
+        ("share/man/man8", ["phaul/docs/p.haul-service.8"]),
+        (
+            "share/bash-completion/completions",
+            ["phaul/docs/completions/p.haul", "phaul/docs/completions/p.haul-service"],
+        ),
+    ],
     python_requires=">=3.11",
     install_requires=[
         "cryptography>=38",

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-from phaul import VERSION, host_facts, htype, interrupts, log, places, resolve
-from phaul.display import display
+from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, resolve
+from phaul.display import Display
 from phaul.errors import PhaulError, UsageError
-from phaul.iters import Haul, summary
+from phaul.iters import Haul
 from phaul.mstats import Stats
+from phaul.outcome import facts, summary
 from phaul.pace import Pace, rate_of
+from phaul.streams import forgiving
+from phaul.views import view
+
+# Commands that are no haul types.
+OTHERS = ("pair", "status", "cancel", "history")
+Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 PORT = 12345
 PAIRING_PORT = 12346
@@ -75,6 +85,11 @@ def seconds(text: str) -> int:
     return _positive(text, "seconds")
 
 
+def count(text: str) -> int:
+    """How many, for argparse."""
+    return _positive(text, "hauls")
+
+
 def _positive(text: str, what: str) -> int:
     if not (text.isdecimal() and len(text) <= 9 and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of {what}, 1 or more")
@@ -82,7 +97,7 @@ def _positive(text: str, what: str) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """p.haul's whole command line: one subcommand for each row of the table, and pair."""
+    """p.haul's whole command line: one subcommand for each row of the table, and the others."""
     top = _Parser(
         prog="p.haul",
         description="Move a running container or process to another host, and leave it running.",
@@ -96,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --resolve: let it run here, whatever became of it at the target",
     )
-    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and pair")
+    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and others")
     for name in htype.TABLE:
         driver = htype.load(name)
         sub = commands.add_parser(
@@ -107,8 +122,28 @@ def parser() -> argparse.ArgumentParser:
     pair = commands.add_parser("pair", help="pair this host with a target, once")
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
-    pair.add_argument("--port", type=port_number, default=PAIRING_PORT)
+    pair.add_argument(
+        "--port",
+        type=port_number,
+        default=PAIRING_PORT,
+        help=f"of `p.haul-service pair` there (default {PAIRING_PORT})",
+    )
+    _add_overviews(commands)
+    for shown in commands._choices_actions:
+        words = shown.help or ""
+        commands.choices[shown.dest].description = f"{words[:1].upper()}{words[1:]}."
     return top
+
+
+def _add_overviews(commands: Commands) -> None:
+    status = commands.add_parser("status", help="show the hauls that are under way on this host, or in doubt")
+    cancel = commands.add_parser("cancel", help="call off a haul that is under way from this host")
+    history = commands.add_parser("history", help="show the hauls of this host that are over, the newest first")
+    for sub in (status, history):
+        sub.add_argument("container", nargs="?", help="its name, or the beginning of its id; left out: all")
+        sub.add_argument("--json", action="store_true", help="as one JSON object a line, for programs")
+    cancel.add_argument("container", help="its name, or the beginning of its id")
+    history.add_argument("-n", dest="number", type=count, default=20, metavar="N", help="so many at most (default 20)")
 
 
 def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
@@ -116,6 +151,7 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--port", type=port_number, default=PORT, help=f"of p.haul-service there (default {PORT})")
     sub.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
+    sub.add_argument("--json", action="store_true", help="tell how it goes as one JSON object a line, for programs")
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
     sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
     sub.add_argument(
@@ -145,20 +181,31 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """p.haul. Returns the exit status."""
-    return told(lambda: _main(sys.argv[1:] if argv is None else argv), "p.haul")
+    words = sys.argv[1:] if argv is None else argv
+    return told(lambda: _main(words), "p.haul", json="--json" in words)
 
 
-def told(body: Callable[[], int], program: str) -> int:
-    """Run a program's body; a foreseen error is a sentence and a status, another one its traceback."""
+def told(body: Callable[[], int], program: str, *, json: bool = False) -> int:
+    """Run a program's body; a foreseen error is a sentence and a status, another one its traceback.
+
+    With `json` an object on stdout tells of it too.
+    """
     try:
         return body()
     except PhaulError as error:
-        for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
-            print(f"{program}: {line}", file=sys.stderr)
-        print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr)
+        interrupts.over()
+        if json:
+            display_json.write(sys.stdout, "error", **display_json.error_facts(error))
+        with forgiving(sys.stderr):
+            for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
+                print(f"{program}: {line}", file=sys.stderr)
+            print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr, flush=True)
         return error.status
     except Exception:
+        interrupts.over()
         traceback.print_exc()
+        if json:
+            display_json.write(sys.stdout, "error", **display_json.unforeseen())
         print(f"{program}: this was not foreseen; the logs are in {places.LOGS}", file=sys.stderr)
         return 1
 
@@ -172,15 +219,22 @@ def _main(argv: list[str]) -> int:
     interrupts.install()
     if options.resolve:
         return _resolve(options)
-    if options.command == "pair":
-        return _pair(options)
-    return _haul(options)
+    return _other(options) if options.command in OTHERS else _haul(options)
+
+
+def _other(options: argparse.Namespace) -> int:
+    """What is no haul."""
+    from phaul import history, overview
+
+    log.setup(verbosity=0)
+    run = {"pair": _pair, "status": overview.status, "cancel": overview.cancel, "history": history.history}
+    return run[options.command](options)
 
 
 def _known_type(argv: list[str]) -> None:
     """argparse would call an unknown type an invalid choice: this says which there are."""
     words = [word for word in argv if not word.startswith("-")]
-    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, "pair"):
+    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, *OTHERS):
         htype.load(words[0])
 
 
@@ -192,20 +246,23 @@ def _haul(options: argparse.Namespace) -> int:
         log.to_file(Path(options.log_file))
     if options.force:
         options.skip_cpu_check = options.skip_criu_check = True
-    for sentence in resolve.settle_all():
-        print(f"An earlier haul: {sentence}")
-    driver = htype.load(options.command)
-    source = driver.source(options.subject, options)
-    reach = targets.reach(options.target, port=options.port)
     stats = Stats(pace=Pace(options.bandwidth))
-    try:
-        with display(stats) as show:
-            haul = Haul(driver, source, reach, options, stats, show)
-            outcome = haul.run()
-        print("\n".join(summary(outcome, stats, reach.name)))
-    finally:
-        reach.close()
+    title, asks = f"{options.subject} to {options.target}", targets.parse(options.target).by_ssh
+    with view(stats, title=title, asks=asks, json=options.json) as show, interrupts.late(partial(_too_late, show)):
+        for sentence in resolve.settle_all():
+            show.say(f"An earlier haul: {sentence}")
+        driver = htype.load(options.command)
+        source = driver.source(options.subject, options)
+        reach = targets.reach(options.target, port=options.port)
+        with contextlib.closing(reach):
+            outcome = Haul(driver, source, reach, options, stats, show).run()
+    found = {"subject": outcome.subject, "target": reach.name, "notes": list(outcome.notes), **facts(stats)}
+    show.say("\n".join(summary(outcome, stats, reach.name)), "summary", **found)
     return 0
+
+
+def _too_late(show: Display, signal: str) -> None:
+    show.say(f"{signal} came too late: what is moved is committed to the target, and this finishes.", "warning")
 
 
 def _resolve(options: argparse.Namespace) -> int:

@@ -1,22 +1,22 @@
-"""What the person at the terminal sees of a haul: plain lines, or on a terminal a moving one."""
+"""What is seen of a haul: plain lines; display_live and display_json are others."""
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
-from phaul.mstats import Stats, readable
+from phaul.mstats import Seen, Stats, readable
+from phaul.streams import forgiving
 
 
 class Display(Protocol):
     """A place to tell how it goes."""
 
-    def phase(self, name: str) -> None: ...
+    def phase(self, name: str) -> None:
+        """It begins, and the one before has ended; the stats are told."""
 
-    def say(self, sentence: str) -> None: ...
+    def say(self, sentence: str, kind: str = "note", /, **facts: Any) -> None:
+        """For people the sentence, if there is one; for programs its kind (display_json.TYPES) and the facts too."""
 
     def __enter__(self) -> Self: ...
 
@@ -29,25 +29,24 @@ class Plain:
     """One line for each phase, as it ends: its name, seconds, bytes."""
 
     def __init__(self, stats: Stats, stream: TextIO) -> None:
-        self._stats = stats
+        self.stats = stats
         self._stream = stream
-        self._name = ""
-        self._since = 0.0
-        self._bytes = 0
 
     def phase(self, name: str) -> None:
-        self._end()
-        self._name, self._since, self._bytes = name, time.monotonic(), self._stats.total
+        ended = self.stats.seen()
+        self.stats.enter(name)
+        self.end(ended)
 
-    def say(self, sentence: str) -> None:
-        print(sentence, file=self._stream, flush=True)
+    def say(self, sentence: str, _kind: str = "note", /, **_facts: Any) -> None:
+        if not sentence:
+            return
+        with forgiving(self._stream):
+            print(sentence, file=self._stream, flush=True)
 
-    def _end(self) -> None:
-        if self._name:
-            moved = self._stats.total - self._bytes
-            bytes_moved = f"  {readable(moved)}" if moved else ""
-            self.say(f"{self._name:<10} {time.monotonic() - self._since:7.3f} s{bytes_moved}")
-        self._name = ""
+    def end(self, seen: Seen) -> None:
+        """The phase that was seen, if it was one, has ended."""
+        if seen.phase:
+            self.say(line(seen))
 
     def __enter__(self) -> Self:
         return self
@@ -56,45 +55,33 @@ class Plain:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._end()
+            self.end(self.stats.seen())
 
 
-class Live(Plain):
-    """The same lines, and under them one that moves: phase, seconds, bytes, rate."""
-
-    def __init__(self, stats: Stats, stream: TextIO) -> None:
-        # Imported where there is a terminal alone: it takes a good part of p.haul's start.
-        from rich.console import Console
-        from rich.live import Live as RichLive
-        from rich.text import Text
-
-        super().__init__(stats, stream)
-        self._text = Text
-        self._console = Console(file=stream, highlight=False)
-        self._live = RichLive(console=self._console, get_renderable=self._line, refresh_per_second=10, transient=True)
-        self._lock = threading.Lock()
-
-    def say(self, sentence: str) -> None:
-        self._console.print(self._text(sentence))
-
-    def _line(self) -> Any:
-        if not self._name:
-            return self._text("")
-        seconds = time.monotonic() - self._since
-        moved = self._stats.total - self._bytes
-        rate = f"  {readable(moved)}  {readable(moved / seconds)}/s" if moved and seconds > 0 else ""
-        return self._text(f"{self._name:<10} {seconds:7.1f} s{rate}", style="bold")
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
-        self._live.stop()
+def flow(seen: Seen) -> str:
+    """What there is to say of what the phase sends."""
+    found = [f"sent {readable(seen.phase_sent)}"]
+    if seen.rate:
+        found.append(f"{readable(seen.rate)}/s")
+    if seen.remaining is not None:
+        time = f", {seen.remaining_seconds:.0f} s" if seen.remaining_seconds is not None else ""
+        found.append(f"left {readable(seen.remaining)}{time}")
+    if seen.dirty_rate is not None:
+        found.append(f"changing {readable(seen.dirty_rate)}/s")
+    return "  ".join(found)
 
 
-def display(stats: Stats, stream: TextIO = sys.stdout) -> Display:
-    return Live(stats, stream) if stream.isatty() else Plain(stats, stream)
+def downtime(seen: Seen) -> str:
+    """What it will be, is, or was; "" where nothing is known of it yet."""
+    if seen.released:
+        return f"downtime {seen.downtime:.2f} s"
+    about = "" if seen.expected_downtime is None else f"about {seen.expected_downtime:.1f} s"
+    if seen.downtime is not None:
+        return f"frozen {seen.downtime:.1f} s{about and ' of '}{about}"
+    return f"{about and 'downtime '}{about}"
+
+
+def line(seen: Seen) -> str:
+    """A phase that has ended."""
+    moved = f"  {readable(seen.phase_sent)}" if seen.phase_sent else ""
+    return f"{seen.phase:<10} {seen.phase_seconds:7.3f} s{moved}"

@@ -114,18 +114,32 @@ def sentence(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budge
     return " ".join(filter(None, (_downtime(memory, way.rate, mode, lazy, rounds, budget_ms), way.why)))
 
 
+def downtime(
+    *, memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None, last: int = 0
+) -> float:
+    """The expected seconds; `last` is how many bytes the last round has to send, as far as that is known."""
+    if lazy and mode == "postcopy":
+        return BASE_SECONDS
+    whole = BASE_SECONDS + (last if rounds else memory) / rate
+    if rounds == COMPARED:
+        whole += memory / COMPARE_RATE
+    if lazy and budget_ms is not None:
+        return min(whole, max(BASE_SECONDS, budget_ms / 1000))
+    return whole
+
+
 def _downtime(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
     whole = BASE_SECONDS + memory / rate
+    still = downtime(memory=memory, rate=rate, mode=mode, lazy=lazy, rounds=rounds, budget_ms=budget_ms)
     how = f"{readable(memory)} of memory at {readable(rate)}/s"
     if lazy and mode == "postcopy":
         follow = f"{how} follow and it depends on this host meanwhile"
-        return f"Expected downtime {BASE_SECONDS:.1f} s: released at once, {follow}."
+        return f"Expected downtime {still:.1f} s: released at once, {follow}."
     if rounds:
-        base = BASE_SECONDS + (memory / COMPARE_RATE if rounds == COMPARED else 0)
-        last = f"Expected downtime {base:.1f} s, and what the last round takes"
+        last = f"Expected downtime {still:.1f} s, and what the last round takes"
         return f"{last}: {how} go in rounds while it runs; {rounds}."
     if lazy and budget_ms is not None and budget_ms / 1000 < whole:
         follows = f"what is missing of {how} follows and it depends on this host meanwhile"
-        return f"Expected downtime {max(BASE_SECONDS, budget_ms / 1000):.1f} s: released then, {follows}."
+        return f"Expected downtime {still:.1f} s: released then, {follows}."
     shorter = f"; --mode postcopy: about {BASE_SECONDS:.1f} s" if lazy and whole > 2 * BASE_SECONDS else ""
-    return f"Expected downtime {whole:.1f} s: released when {how} are there{shorter}."
+    return f"Expected downtime {still:.1f} s: released when {how} are there{shorter}."

@@ -91,7 +91,7 @@ class Source(Protocol):
     def check(self) -> list[Blocker]: ...
 
     def wanted(self) -> dict[str, Any]:
-        """What the target needs to know, as JSON; `memory` is the tasks', in bytes."""
+        """What the target needs to know, as JSON; `memory` is the tasks', `bytes` the trees' (if any), in bytes."""
 
     def trees(self) -> list[Tree]: ...
 

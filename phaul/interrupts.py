@@ -7,9 +7,12 @@ there on no signal can change what becomes of the container, nor the exit status
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 from types import FrameType
 
 from phaul.errors import Cancelled
@@ -17,29 +20,43 @@ from phaul.errors import Cancelled
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _depth = 0
-_pending: int | None = None
+_pending: str | None = None
+_asked: str | None = None
+_too_late = False
+_late: SimpleQueue[str] = SimpleQueue()
 
 
 def install() -> None:
     """From now on SIGINT, SIGTERM and SIGHUP cancel; for programs, not for libraries."""
-    global _depth
-    _depth = 0
+    global _depth, _too_late
+    _depth, _too_late = 0, False
     for number in SIGNALS:
-        signal.signal(number, _arrived)
+        # nohup(1) asks for that: it is to go on when the terminal is gone.
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _arrived)
 
 
 def _arrived(number: int, _frame: FrameType | None) -> None:
-    global _pending
-    _pending = number
+    global _pending, _asked
+    _pending, _asked = _asked or signal.Signals(number).name, None
+    if _too_late:
+        _late.put(_pending)
     if not _depth:
         _raise_pending()
 
 
 def _raise_pending() -> None:
     global _pending
-    number, _pending = _pending, None
-    if number is not None:
-        raise Cancelled(f"Cancelled by {signal.Signals(number).name}.")
+    who, _pending = _pending, None
+    if who is not None:
+        raise Cancelled(f"Cancelled by {who}.")
+
+
+def ask(who: str) -> None:
+    """Cancel as a signal would, from any thread; `who` asks for it."""
+    global _asked
+    _asked = who
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def noted() -> bool:
@@ -53,10 +70,42 @@ def forget() -> None:
     _pending = None
 
 
-def too_late() -> None:
-    """COMMIT: from now on signals are only noted. To be called inside `shielded()`."""
+def over() -> None:
+    """What became of it is known, and told now: nothing is cancelled any more, and no signal ends the telling."""
     global _depth
     _depth += 1
+
+
+def too_late() -> None:
+    """COMMIT: from now on signals are only noted, and heard by `late`. To be called inside `shielded()`."""
+    global _depth, _too_late
+    _depth += 1
+    _too_late = True
+
+
+def is_too_late() -> bool:
+    """Whether COMMIT is behind us."""
+    return _too_late
+
+
+@contextmanager
+def late(tell: Callable[[str], None]) -> Iterator[None]:
+    """Meanwhile `tell` hears the name of each signal, or of who asked, that comes after COMMIT, in a thread of its own.
+
+    A handler of signals may not say anything itself: the main thread may be in the middle of saying something.
+    """
+
+    def listen() -> None:
+        while name := _late.get():
+            tell(name)
+
+    thread = threading.Thread(target=listen, name="late", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        _late.put("")
+        thread.join()
 
 
 @contextmanager

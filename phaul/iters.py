@@ -16,12 +16,13 @@ import logging
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from phaul import (
-    forecast,
+    VERSION,
     images,
     interrupts,
     journal,
@@ -32,16 +33,19 @@ from phaul import (
     resolve,
 )
 from phaul.connection import Connection, raise_failure
+from phaul.desk import Desk
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
 from phaul.fs_passes import Passes
 from phaul.guard import Guard
 from phaul.htype import Driver, Dumped, Source, Tree
 from phaul.messages_pb2 import Begin, Discard, Poise, Prepare, Release, Reply, Request, Restore, StateIs, Verify
-from phaul.mstats import Stats, readable
+from phaul.mstats import Stats
+from phaul.outcome import Outcome, facts
 from phaul.pages_source import CHANNELS, Memory, Serving
 from phaul.pre_compare import Compared
 from phaul.pre_copy import CHANNEL, Rounds, Sender, Tracked
+from phaul.prospect import Prospect
 from phaul.targets import Reach
 from phaul.tasks import Crew
 from phaul.xem_rpc import Caller
@@ -50,14 +54,6 @@ LOG = logging.getLogger("phaul.iters")
 
 ASK_SECONDS = 60
 LONG_SECONDS = 3600
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A container that runs at the target, and what is to be told about it."""
-
-    subject: str
-    notes: tuple[str, ...]
 
 
 class Haul:
@@ -80,9 +76,11 @@ class Haul:
         self.serving: Serving | None = None
         self.rounds: Rounds | None = None
         self.passes: Passes | None = None
+        self.desk: Desk | None = None
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
+        self._introduce()
         self.show.phase("check")
         # Before all else: what is in doubt is frozen, and nobody must be advised to thaw it.
         resolve.refuse_unsettled(self.source.name)
@@ -100,22 +98,46 @@ class Haul:
             )
             guard = Guard("source", self.name)
             log.to_file(self.logs / "p.haul.log")
+        ended_by: BaseException | None = None
         try:
             self._move(plan)
             return self._hand_over()
+        except BaseException as error:
+            ended_by = error
+            raise
         finally:
             with interrupts.shielded():
-                if self.serving:
-                    self.serving.close()
-                if self.passes:
-                    self.passes.close()
-                # A signal on the way into the rollback, say: the guard does it.
-                if self._undecided:
-                    guard.take_over()
-                else:
-                    guard.dismiss()
-                self.record.close()
-                self.caller.close()
+                self._end(guard, ended_by)
+
+    def _end(self, guard: Guard, error: BaseException | None) -> None:
+        if self.serving:
+            self.serving.close()
+        if self.passes:
+            self.passes.close()
+        # A signal on the way into the rollback, say: the guard does it.
+        if self._undecided:
+            guard.take_over()
+        else:
+            guard.dismiss()
+        self._remember(error)
+        self.record.close()
+        self.caller.close()
+        if self.desk:
+            self.desk.close(error)
+
+    def _introduce(self) -> None:
+        names = {"haul": self.name, "haul_type": self.driver.name, "subject": self.source.name}
+        self.show.say("", "haul", **names, target=self.reach.name, mode=self.options.mode, version=VERSION)
+
+    def _remember(self, error: BaseException | None) -> None:
+        """For `p.haul history`."""
+        told = {"code": error.code, "status": error.status} if isinstance(error, PhaulError) else {}
+        with contextlib.suppress(OSError):
+            self.record.note(end={"at": time.time(), **told, **facts(self.stats)})
+
+    def _tell(self) -> dict[str, Any]:
+        """For `p.haul status`."""
+        return {"state": self.record.state, **asdict(self.stats.seen())}
 
     @property
     def _undecided(self) -> bool:
@@ -133,21 +155,24 @@ class Haul:
             if not self.options.keep_images:
                 self.record.push("work", path=str(self.work))
             self.work = places.private_dir(self.work)
+            self.desk = Desk(self.work, self._tell)
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout, codec=self.stats.codec)
             self.passes = passes = Passes(self.trees, self._channel, self.source.written, self.stats)
             if plan.capabilities.file_system:
                 self.show.phase("sync")
+                self.stats.aim(plan.files or None)
                 passes.sync()
             self._send_history(plan)
-            if self._rounds_of(plan):
+            if self.prospect.rounds:
                 self._pre_copy(plan)
                 self._send_history(plan)
             self._freeze_and_restore(plan, passes)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
+                self.desk.committed()
         except BaseException as error:
             self._roll_back(error)
 
@@ -190,7 +215,8 @@ class Haul:
         self.show.phase("prepare")
         begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
         self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
-        self._choose_and_foretell(plan)
+        self.prospect = Prospect(plan, self.options, self.stats, self.show)
+        self.prospect.choose(self._channel("speed"), self.source)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
             self._send("image", "image", image)
@@ -199,24 +225,6 @@ class Haul:
         self.trees = self.source.trees()
         if len(prepared.trees) != len(self.trees):
             raise HaulFailed("The target prepared other directories than the source has.", code="trees")
-
-    def _choose_and_foretell(self, plan: preflight.Plan) -> None:
-        """Every channel that is opened from now on is packed as it is chosen here."""
-        rate = forecast.measure(self._channel("speed"), memory=plan.memory, pace=self.stats.pace)
-        rate = min(rate, self.stats.pace.rate or rate)
-        wish = self.options.compress if plan.capabilities.compress else "none"
-        trial = forecast.attempt(self.source.sample(forecast.SAMPLE)) if wish != "none" else None
-        way = forecast.choose(wish, trial, rate)
-        self.stats.codec = way.codec
-        words = forecast.sentence(
-            memory=plan.memory,
-            way=way,
-            mode=self.options.mode,
-            lazy=plan.capabilities.post_copy,
-            rounds=self._rounds_of(plan),
-            budget_ms=self.options.max_downtime,
-        )
-        self.show.say(words)
 
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
@@ -232,11 +240,6 @@ class Haul:
             for name, chunks in self.source.history():
                 self._send("log", f"history:{name}", chunks)
 
-    def _rounds_of(self, plan: preflight.Plan) -> str:
-        if not plan.capabilities.in_rounds or self.options.mode not in ("auto", "precopy"):
-            return ""
-        return forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
-
     def _pre_copy(self, plan: preflight.Plan) -> None:
         self.show.phase("pre-copy")
 
@@ -247,7 +250,7 @@ class Haul:
             self.sender = Sender(self._channel(CHANNEL), partial(self.stats.add, "memory"))
             tracked = plan.capabilities.pre_dump
             self.rounds = Tracked(self.sender, tasks, stopped) if tracked else Compared(self.sender, tasks)
-            self.rounds.run(self.show.say)
+            self.rounds.run(self.prospect.in_round)
 
     def _freeze_and_restore(self, plan: preflight.Plan, passes: Passes) -> None:
         """The downtime begins here; what can be done before it is."""
@@ -282,7 +285,8 @@ class Haul:
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
         if self.serving and (until := self._memory_until()):
             self.show.phase("memory")
-            post_copy.await_memory(self.caller, self.name, self.serving, until=until)
+            tell = self.stats.still_missing
+            post_copy.await_memory(self.caller, self.name, self.serving, until=until, tell=tell)
 
     def _dump(self, pictures: Path, channel: Connection, recent: Connection | None, *, lazy: bool) -> Dumped:
         dumped = self.source.dump(pictures, lazy=lazy)
@@ -324,7 +328,7 @@ class Haul:
             raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
         if self.serving and (seen.missing or seen.lost):
-            self._serve_rest(self.serving)
+            self._serve_rest(self.serving, seen.missing)
         self.show.phase("finish")
         try:
             notes = resolve.finish(self.record)
@@ -336,9 +340,10 @@ class Haul:
             notes.append("The signal came after the container was committed: it was too late to cancel.")
         return Outcome(seen.subject, tuple(notes))
 
-    def _serve_rest(self, serving: Serving) -> None:
+    def _serve_rest(self, serving: Serving, missing: int) -> None:
         """Post-copy: it runs there, and asks for what is missing."""
         self.show.phase("post-copy")
+        self.stats.still_missing(missing)
         patience = float(self.options.postcopy_timeout)
         post_copy.follow(
             self.reach, self.record, serving, caller=self.caller, patience=patience, tell=self.stats.still_missing
@@ -370,15 +375,3 @@ def _confirm(channel: Connection) -> None:
     reply = channel.recv(Reply, timeout=LONG_SECONDS)
     if reply.HasField("failure"):
         raise_failure(reply.failure)
-
-
-def summary(outcome: Outcome, stats: Stats, where: str) -> list[str]:
-    """The lines at the end."""
-    return [
-        f"Runs on {where} as {outcome.subject[:12]}.",
-        f"Downtime {stats.downtime * 1000:.0f} ms, total {stats.seconds():.1f} s, "
-        f"{readable(stats.total)} sent ({stats.by_kind()}).",
-        *stats.packed(),
-        *([f"It needed this host's memory for {stats.dependent:.1f} s more."] if stats.dependent else []),
-        *outcome.notes,
-    ]

@@ -216,6 +216,18 @@ def read(path: Path) -> Journal:
     return journal
 
 
+def is_carried(path: Path) -> bool:
+    """Whether a process carries this haul out, or settles it, just now. Raises FileNotFoundError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def find(side: str, haul: str) -> Path:
     return places.JOURNALS / f"{haul}.{side}"
 

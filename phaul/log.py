@@ -5,9 +5,22 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(threadName)s %(name)s: %(message)s"
 ROOT = logging.getLogger("phaul")
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to the stderr of the moment: while something moves on a terminal, that is another one."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _stream: TextIO) -> None:
+        pass
 
 
 def setup(*, verbosity: int, stream: bool = True) -> None:
@@ -15,7 +28,7 @@ def setup(*, verbosity: int, stream: bool = True) -> None:
     ROOT.setLevel(logging.DEBUG)
     ROOT.propagate = False
     if stream:
-        handler = logging.StreamHandler(sys.stderr)
+        handler = _Stderr()
         handler.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
         handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
         ROOT.addHandler(handler)

@@ -18,17 +18,23 @@ SLICE_MS = 2000
 ASK_SECONDS = 60
 
 
-def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float) -> StateIs:
-    """Before COMMIT: until nothing is missing, or the monotonic clock shows `until`. Raises what went wrong."""
+def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float, tell: Callable[[int], None]) -> StateIs:
+    """Before COMMIT: until nothing is missing, or the monotonic clock shows `until`; `tell` hears how much is.
+
+    Raises what went wrong.
+    """
+    slice_ms = 0  # at first only how much it is
     while True:
         left_ms = max(0, int((until - time.monotonic()) * 1000))
-        seen = _ask(caller, haul, min(SLICE_MS, left_ms))
+        seen = _ask(caller, haul, min(slice_ms, left_ms))
         if seen.lost:
             raise HaulFailed("The target's pager died before all memory had come.", code="pages")
         if serving.failure:
             raise serving.failure
         if not seen.missing or not left_ms:
             return seen
+        tell(seen.missing)
+        slice_ms = SLICE_MS
 
 
 def follow(

@@ -21,10 +21,9 @@ from typing import Any
 
 from phaul import dirty
 from phaul.errors import HaulFailed
-from phaul.mstats import readable
 from phaul.pages_source import Memory
 from phaul.pages_wire import FORGET, FORGET_TASK, PAGE, Wish
-from phaul.pre_copy import Ranges, Sender, is_last
+from phaul.pre_copy import Ranges, Sender, Telling, is_last
 
 LOG = logging.getLogger("phaul.precopy")
 # Each round reads all of the memory, so there are fewer than where the kernel tells.
@@ -94,11 +93,12 @@ class Compared:
         self._seed = secrets.randbits(64)
         self._buffer = memoryview(bytearray(UNIT))
 
-    def run(self, tell: Callable[[str], None]) -> None:
+    def run(self, tell: Telling) -> None:
         before = 0
         for number in range(1, MAX_ROUNDS + 1):
+            tell(number, None)
             size = sum(self._round(inner, pid) for inner, pid in self._tasks().items())
-            tell(f"round {number}: {readable(size)} changed")
+            tell(number, size)
             if is_last(number, size, before):
                 return
             before = size

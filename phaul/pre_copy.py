@@ -15,7 +15,6 @@ from typing import Protocol
 from phaul import dirty, tasks_seen
 from phaul.connection import Connection
 from phaul.errors import HaulFailed
-from phaul.mstats import readable
 from phaul.pages_source import Answer, Memory
 from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, PAGE, Wish, wishes
 from phaul.relay import LENGTH, Count
@@ -35,10 +34,14 @@ def is_last(number: int, size: int, before: int) -> bool:
     return number > 1 and (size <= FEW_PAGES * PAGE or size > before * GROWTH)
 
 
+# A round's number, and how many bytes had changed since the one before: None as long as that is not known.
+Telling = Callable[[int, int | None], None]
+
+
 class Rounds(Protocol):
     """A way of pre-copy. Raises LinkLost, HaulFailed."""
 
-    def run(self, tell: Callable[[str], None]) -> None:
+    def run(self, tell: Telling) -> None:
         """Rounds until another one would gain little."""
 
     def settle(self) -> None:
@@ -86,12 +89,12 @@ class Tracked:
         self._seen: Tasks = {}
         self._changed: dict[int, Ranges] = {}
 
-    def run(self, tell: Callable[[str], None]) -> None:
+    def run(self, tell: Telling) -> None:
         before = 0
         for number in range(1, MAX_ROUNDS + 1):
             self._stopped(self._look)
             size = sum(end - start for ranges in self._changed.values() for start, end in ranges)
-            tell(f"round {number}: {readable(size)} changed")
+            tell(number, size)
             if is_last(number, size, before):
                 return
             self._send()

@@ -24,6 +24,7 @@ class Plan:
     lacks: tuple[str, ...]
     target: HostFacts
     memory: int
+    files: int = 0
 
 
 def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Namespace) -> Plan:
@@ -50,7 +51,7 @@ def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Names
     blockers += [*_mode(able, hosts, options), *_compress(able, hosts, options)]
     if blockers:
         raise Blocked(tuple(dict.fromkeys(blockers)))
-    return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]))
+    return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]), int(document.get("bytes", 0)))
 
 
 # A subject that does not run has nothing to ask the target about.

@@ -147,7 +147,7 @@ def tell_discard(record: journal.Journal, *, patience: float = 0.0) -> bool:
 def of_subject(name: str) -> journal.Journal:
     """The unsettled haul of that subject, locked. Raises Refused (nothing-to-resolve, haul-busy)."""
     for seen in journal.unsettled(journal.SOURCE):
-        if _means(seen, name):
+        if means(seen, name):
             try:
                 return journal.take(seen.path)
             except journal.Busy:
@@ -155,7 +155,7 @@ def of_subject(name: str) -> journal.Journal:
     raise Refused(f"No haul of {name!r} is unsettled on this host.", code="nothing-to-resolve")
 
 
-def _means(record: journal.Journal, name: str) -> bool:
+def means(record: journal.Journal, name: str) -> bool:
     container = str(record.head.get("container", ""))
     return record.subject == name or (len(name) >= 4 and container.startswith(name))
 

@@ -104,9 +104,9 @@ class Scene:
         return Service(self.b, command=at_point("p.haul-service", words))
 
     @contextlib.contextmanager
-    def begun(self, *words: str, name: str = NAME) -> Iterator[subprocess.Popen[bytes]]:
+    def begun(self, *words: str, name: str = NAME, more: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
         """A p.haul of the container under way, told what to do where; killed at the end if it still runs."""
-        command = (*at_point("p.haul", words), "docker", name, self.b.ip)
+        command = (*at_point("p.haul", words), "docker", name, self.b.ip, *more)
         process = self.a.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             yield process

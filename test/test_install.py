@@ -38,6 +38,15 @@ def test_programs_and_unit_are_installed(installed: Path) -> None:
     assert {"shim.py", "hold.sh", "poise.sh", "messages_pb2.py", "py.typed"} <= there
 
 
+def test_man_pages_and_completion_are_installed(installed: Path) -> None:
+    docs = PROJECT / "phaul/docs"
+    found = {"man/man1/p.haul.1": "p.haul.1", "man/man8/p.haul-service.8": "p.haul-service.8"}
+    for program in ("p.haul", "p.haul-service"):
+        found[f"bash-completion/completions/{program}"] = f"completions/{program}"
+    for place, name in found.items():
+        assert (installed / "share" / place).read_bytes() == (docs / name).read_bytes()
+
+
 def test_the_installed_programs_run(installed: Path) -> None:
     for program in ("p.haul", "p.haul-service"):
         done = subprocess.run(

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from phaul import args_parser, htype
+from phaul import args_parser, display_json, htype
 from phaul.errors import BY_STATUS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "phaul"
 # A module imports only from layers above its own in this table, and in its own only what stands before it.
 LAYERS = {
-    "ground": "errors codec places messages_pb2 log run pace mstats display interrupts tasks criu_log uffd dirty spans "
-    "inotify diagnosis",
+    "ground": "errors codec places messages_pb2 log run pace mstats outcome interrupts streams display "
+    "display_json display_live views tasks criu_log uffd dirty spans inotify diagnosis",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
     "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
     "host": "freezer tasks_seen sample journal htype host_facts verify",
@@ -26,8 +26,8 @@ LAYERS = {
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
     "docker_logs docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
     "p_haul_docker",
-    "workers": "preflight session service post_copy resolve guard iters",
-    "programs": "host_setup args_parser service_args pager_keeper pager",
+    "workers": "preflight prospect session service post_copy resolve guard desk iters",
+    "programs": "host_setup history overview args_parser service_args manual pager_keeper pager",
     "alone": "bridge shim",  # started by others with the bare interpreter
 }
 # Whoever is not run.py and starts processes has a reason, which its docstrings give.
@@ -200,3 +200,8 @@ def test_readme_documents_every_exit_status() -> None:
     assert heading
     missing = [number for number in statuses() if not re.search(rf"^[\s|*`-]*{number}\b", section, re.MULTILINE)]
     assert missing == []
+
+
+def test_readme_documents_every_type_of_object() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert [kind for kind, words in display_json.TYPES.items() if f"| `{kind}` | {words} |" not in readme] == []

@@ -284,3 +284,39 @@ def test_capabilities_are_what_both_can() -> None:
     assert Capabilities.of_words(some.words()) == some
     assert Capabilities.of_words(["hold", "levitate"]) == Capabilities.of_words(["hold"])
     assert Capabilities.of_words([]).words() == []
+
+
+def test_how_far_a_haul_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock, and what is still to come."""
+    now = 1000.0
+    monkeypatch.setattr(mstats.time, "monotonic", lambda: now)
+    stats = mstats.Stats(begun=now)
+    stats.enter("sync")
+    stats.add("rootfs", 100, 100)
+    seen = stats.seen()
+    assert (seen.phase, seen.phase_sent, seen.goal, seen.remaining, seen.round) == ("sync", 100, None, None, None)
+    stats.enter("pre-copy")
+    stats.in_round(1, 4000)
+    for _ in range(10):
+        now += 1
+        stats.add("memory", 50, 100)
+    seen = stats.seen()
+    assert (seen.phase_seconds, seen.seconds, seen.sent, seen.phase_sent) == (10, 10, 600, 500)
+    assert (seen.goal, seen.remaining, seen.round, seen.rate) == (4000, 3000, 1, 50)
+    assert seen.remaining_seconds == 30
+    stats.has_changed(1, 4000)
+    assert stats.seen().dirty_rate is None  # all of it was new
+    now += 2
+    stats.has_changed(2, 300)
+    stats.in_round(2, None)
+    seen = stats.seen()
+    assert (seen.dirty_rate, seen.remaining, seen.downtime) == (150, None, None)
+    stats.enter("memory")
+    stats.frozen = now
+    for missing in (1000, 600):
+        stats.still_missing(missing)
+    stats.add("memory", 100, 100)
+    seen = stats.seen()
+    assert (seen.goal, seen.remaining, seen.dirty_rate, seen.downtime, seen.released) == (1000, 500, None, 0, False)
+    stats.add("memory", 900, 900)
+    assert stats.seen().remaining == 0

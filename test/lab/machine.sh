@@ -14,7 +14,7 @@ mkdir -p "$cache"
 install_missing() {
     local missing=() pair
     for pair in mmdebstrap:mmdebstrap ip:iproute2 gcc:gcc ps:procps rsync:rsync unshare:util-linux \
-        mke2fs:e2fsprogs zstd:zstd xz:xz-utils openssl:openssl ssh:openssh-client python3:python3; do
+        mke2fs:e2fsprogs mandoc:mandoc zstd:zstd xz:xz-utils openssl:openssl ssh:openssh-client python3:python3; do
         command -v "${pair%%:*}" >/dev/null || missing+=("${pair##*:}")
     done
     ls /usr/lib/*/libc.a >/dev/null 2>&1 || missing+=(libc6-dev)
