@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, resolve
+from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, report, resolve
 from phaul.display import Display
 from phaul.errors import PhaulError, UsageError
 from phaul.iters import Haul
 from phaul.mstats import Stats
-from phaul.outcome import facts, summary
+from phaul.outcome import Outcome, facts, summary
 from phaul.pace import Pace, rate_of
 from phaul.streams import forgiving
 from phaul.views import view
@@ -152,6 +152,7 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
     sub.add_argument("--json", action="store_true", help="tell how it goes as one JSON object a line, for programs")
+    sub.add_argument("--report", metavar="FILE.html", help="write a page on how it went to FILE.html")
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
     sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
     sub.add_argument(
@@ -248,17 +249,26 @@ def _haul(options: argparse.Namespace) -> int:
         options.skip_cpu_check = options.skip_criu_check = True
     stats = Stats(pace=Pace(options.bandwidth))
     title, asks = f"{options.subject} to {options.target}", targets.parse(options.target).by_ssh
-    with view(stats, title=title, asks=asks, json=options.json) as show, interrupts.late(partial(_too_late, show)):
-        for sentence in resolve.settle_all():
-            show.say(f"An earlier haul: {sentence}")
-        driver = htype.load(options.command)
-        source = driver.source(options.subject, options)
-        reach = targets.reach(options.target, port=options.port)
-        with contextlib.closing(reach):
-            outcome = Haul(driver, source, reach, options, stats, show).run()
-    found = {"subject": outcome.subject, "target": reach.name, "notes": list(outcome.notes), **facts(stats)}
-    show.say("\n".join(summary(outcome, stats, reach.name)), "summary", **found)
+    with report.kept(options.report, stats) as recorded:
+        with view(stats, title=title, asks=asks, json=options.json) as shown:
+            show = recorded(shown)
+            with interrupts.late(partial(_too_late, show)):
+                outcome, where = _hauled(options, stats, show)
+        found = {"subject": outcome.subject, "target": where, "notes": list(outcome.notes), **facts(stats)}
+        show.say("\n".join(summary(outcome, stats, where)), "summary", **found)
     return 0
+
+
+def _hauled(options: argparse.Namespace, stats: Stats, show: Display) -> tuple[Outcome, str]:
+    """What became of it, and the target's name."""
+    from phaul import targets
+
+    for sentence in resolve.settle_all():
+        show.say(f"An earlier haul: {sentence}")
+    driver = htype.load(options.command)
+    source = driver.source(options.subject, options)
+    with contextlib.closing(targets.reach(options.target, port=options.port)) as reach:
+        return Haul(driver, source, reach, options, stats, show).run(), reach.name
 
 
 def _too_late(show: Display, signal: str) -> None:

@@ -84,7 +84,7 @@ class Haul:
         self.show.phase("check")
         # Before all else: what is in doubt is frozen, and nobody must be advised to thaw it.
         resolve.refuse_unsettled(self.source.name)
-        self.caller = Caller(self.reach.open("control"))
+        self.caller = Caller(self.reach.open("control"), tell=self.stats.was_asked)
         plan = preflight.plan(self.driver, self.source, self.caller, self.options)
         resolve.refuse_unsettled(self.source.name)
         with interrupts.shielded():

@@ -56,6 +56,7 @@ class Stats:
     content: int = 0  # what was sent, in bytes before it was packed with `codec`
     codec: str = ""
     pace: Pace = field(default_factory=Pace)
+    calls: list[tuple[str, float, float]] = field(default_factory=list)  # what the target was asked, since, until
     phase: str = ""
     round: int | None = None
     dirty_rate: float | None = None
@@ -89,6 +90,10 @@ class Stats:
             self.round = self.dirty_rate = None
             self._sample.clear()
             self._sample_now()
+
+    def was_asked(self, name: str, since: float) -> None:
+        """The target has answered now what it was asked then."""
+        self.calls.append((name, since, time.monotonic()))
 
     def aim(self, goal: int | None) -> None:
         """The phase, or the round, has so many bytes to send from now on, before they are packed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 
 from phaul.connection import Connection, failure_of, raise_failure
@@ -14,10 +15,11 @@ LOG = logging.getLogger("phaul.rpc")
 
 
 class Caller:
-    """The asking side of a connection."""
+    """The asking side of a connection. `tell` hears each request's name, and when it was sent, when it was answered."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, tell: Callable[[str, float], None] = lambda *_: None) -> None:
         self.connection = connection
+        self._tell = tell
 
     @property
     def peer(self) -> str:
@@ -29,12 +31,15 @@ class Caller:
         Raises what the peer's failure says, LinkLost, ProtocolError. After these last two the
         connection is closed: a reply that came late would pass for that to the next request.
         """
+        since = time.monotonic()
         try:
             self.connection.send(request)
             reply = self.connection.recv(Reply, timeout=timeout)
         except BaseException:
             self.close()
             raise
+        finally:
+            self._tell(str(request.WhichOneof("what")), since)
         if reply.HasField("failure"):
             raise_failure(reply.failure)
         return reply

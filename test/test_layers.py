@@ -18,7 +18,8 @@ PACKAGE = ROOT / "phaul"
 # A module imports only from layers above its own in this table, and in its own only what stands before it.
 LAYERS = {
     "ground": "errors codec places messages_pb2 log run pace mstats outcome interrupts streams display "
-    "display_json display_live views tasks criu_log uffd dirty spans inotify diagnosis",
+    "display_json display_live views report_page report tasks criu_log uffd dirty spans inotify "
+    "diagnosis",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
     "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
     "host": "freezer tasks_seen sample journal htype host_facts verify",

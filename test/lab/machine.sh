@@ -35,6 +35,17 @@ install_missing() {
     }
 }
 
+# install_chromium: for the test that looks at a report, which is skipped where it cannot be had
+install_chromium() {
+    command -v chromium >/dev/null && return
+    echo "installing chromium"
+    (
+        flock 9
+        apt-get update -qq || true
+        apt-get install -qq -y --no-install-recommends chromium >/dev/null
+    ) 9>"$cache/.apt.lock" || echo "chromium cannot be installed: the test that looks at a report will be skipped" >&2
+}
+
 # install_qemu: for the tests on whole machines, which are skipped where it cannot be had
 install_qemu() {
     command -v qemu-system-x86_64 >/dev/null && command -v qemu-img >/dev/null && return
