@@ -155,7 +155,8 @@ class Haul:
             if not self.options.keep_images:
                 self.record.push("work", path=str(self.work))
             self.work = places.private_dir(self.work)
-            self.desk = Desk(self.work, self._tell)
+            with contextlib.suppress(OSError):  # no place for a socket, no answers: a haul does not need them
+                self.desk = Desk(self.work, self._tell)
             self.record.note(work=str(self.work))
             self._prepare(plan)
             self.record.note(token=self.token.hex(), patience=self.options.postcopy_timeout, codec=self.stats.codec)
@@ -172,7 +173,8 @@ class Haul:
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
-                self.desk.committed()
+                if self.desk:
+                    self.desk.committed()
         except BaseException as error:
             self._roll_back(error)
 
