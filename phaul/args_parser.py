@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from phaul import VERSION, host_facts, htype, interrupts, log, places, resolve
+from phaul import VERSION, check_command, host_facts, htype, interrupts, log, places, resolve
 from phaul.display import display
 from phaul.errors import PhaulError, UsageError
 from phaul.iters import Haul, summary
@@ -46,6 +46,7 @@ exit status:
   8  in doubt: the connection was lost after the commit; p.haul --resolve decides
   9  cancelled: it runs on here
   10 it runs at the target, but something could not be tidied up
+  11 check: it could be moved, but there are warnings
 
 target: an address or name (TLS, after p.haul pair), or user@host (over ssh, nothing listens there)
 """
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="with --resolve: let it run here, whatever became of it at the target",
     )
-    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, and pair")
+    commands = top.add_subparsers(dest="command", metavar="TYPE", title="haul types, check and pair")
     for name in htype.TABLE:
         driver = htype.load(name)
         sub = commands.add_parser(
@@ -104,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
         )
         driver.add_arguments(sub)
         _add_haul_arguments(sub)
+    check_command.add(commands, _add_haul_arguments)
     pair = commands.add_parser("pair", help="pair this host with a target, once")
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
@@ -170,6 +172,9 @@ def _main(argv: list[str]) -> int:
         raise UsageError(f"What is to be moved? Known types: {', '.join(htype.TABLE)}. See p.haul --help.")
     host_facts.require_root()
     interrupts.install()
+    if options.command == "check":
+        _forced(options)
+        return check_command.run(options)
     if options.resolve:
         return _resolve(options)
     if options.command == "pair":
@@ -179,8 +184,10 @@ def _main(argv: list[str]) -> int:
 
 def _known_type(argv: list[str]) -> None:
     """argparse would call an unknown type an invalid choice: this says which there are."""
-    words = [word for word in argv if not word.startswith("-")]
-    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, "pair"):
+    rest = argv[1:] if argv[:1] == ["check"] else argv
+    words = [word for word in rest if not word.startswith("-")]
+    known = (*htype.TABLE, *(("check", "pair") if rest is argv else ()))
+    if words and rest[0] == words[0] and words[0] not in known:
         htype.load(words[0])
 
 
@@ -190,8 +197,7 @@ def _haul(options: argparse.Namespace) -> int:
     log.setup(verbosity=options.verbosity)
     if options.log_file:
         log.to_file(Path(options.log_file))
-    if options.force:
-        options.skip_cpu_check = options.skip_criu_check = True
+    _forced(options)
     for sentence in resolve.settle_all():
         print(f"An earlier haul: {sentence}")
     driver = htype.load(options.command)
@@ -206,6 +212,11 @@ def _haul(options: argparse.Namespace) -> int:
     finally:
         reach.close()
     return 0
+
+
+def _forced(options: argparse.Namespace) -> None:
+    if options.force:
+        options.skip_cpu_check = options.skip_criu_check = True
 
 
 def _resolve(options: argparse.Namespace) -> int:

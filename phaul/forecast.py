@@ -21,7 +21,9 @@ BASE_SECONDS = 0.3
 COMPARE_RATE = 4 << 30
 TRACKED = "both kernels track what changes"
 COMPARED = "in the end it is compared with what was sent, since a kernel does not track what changes"
+CHANNEL = "speed"
 PROBE_CHUNK, PROBE_SECONDS, PROBE_CHUNKS, PROBE_PART = 256 << 10, 0.2, 64, 64
+PROBE_BYTES = PROBE_CHUNKS * PROBE_CHUNK
 RATE = re.compile(r"[1-9][0-9]{0,14}")
 ANSWER_SECONDS = 60
 # What is to be compressed for a trial at most, for how long, and how much faster it must be with it.
@@ -106,26 +108,35 @@ def choose(wish: str, trial: Trial | None, link: float) -> Way:
     return Way("", link, f"Not compressed {what}: the codec is hardly faster than the link.")
 
 
-def sentence(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
-    """One line for people: how long it will stand still, and why.
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that it is expected to stand still, and a sentence on that; the rest of the time is not in them."""
+
+    downtime: float
+    words: str
+
+
+def expect(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> Expected:
+    """How long it will stand still, and why.
 
     `rounds` is how it is known what to send in the last one, TRACKED or COMPARED; "" where there are none.
     """
-    return " ".join(filter(None, (_downtime(memory, way.rate, mode, lazy, rounds, budget_ms), way.why)))
+    downtime, words = _downtime(memory, way.rate, mode, lazy, rounds, budget_ms)
+    said = f"Expected downtime {downtime:.1f} s{words}."
+    return Expected(downtime, " ".join(filter(None, (said, way.why))))
 
 
-def _downtime(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
+def _downtime(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> tuple[float, str]:
     whole = BASE_SECONDS + memory / rate
     how = f"{readable(memory)} of memory at {readable(rate)}/s"
     if lazy and mode == "postcopy":
         follow = f"{how} follow and it depends on this host meanwhile"
-        return f"Expected downtime {BASE_SECONDS:.1f} s: released at once, {follow}."
+        return BASE_SECONDS, f": released at once, {follow}"
     if rounds:
         base = BASE_SECONDS + (memory / COMPARE_RATE if rounds == COMPARED else 0)
-        last = f"Expected downtime {base:.1f} s, and what the last round takes"
-        return f"{last}: {how} go in rounds while it runs; {rounds}."
+        return base, f", and what the last round takes: {how} go in rounds while it runs; {rounds}"
     if lazy and budget_ms is not None and budget_ms / 1000 < whole:
         follows = f"what is missing of {how} follows and it depends on this host meanwhile"
-        return f"Expected downtime {max(BASE_SECONDS, budget_ms / 1000):.1f} s: released then, {follows}."
+        return max(BASE_SECONDS, budget_ms / 1000), f": released then, {follows}"
     shorter = f"; --mode postcopy: about {BASE_SECONDS:.1f} s" if lazy and whole > 2 * BASE_SECONDS else ""
-    return f"Expected downtime {whole:.1f} s: released when {how} are there{shorter}."
+    return whole, f": released when {how} are there{shorter}"

@@ -21,11 +21,11 @@ from functools import partial
 from pathlib import Path
 
 from phaul import (
-    forecast,
     images,
     interrupts,
     journal,
     log,
+    outlook,
     places,
     post_copy,
     preflight,
@@ -88,6 +88,8 @@ class Haul:
         resolve.refuse_unsettled(self.source.name)
         self.caller = Caller(self.reach.open("control"))
         plan = preflight.plan(self.driver, self.source, self.caller, self.options)
+        for caution in plan.cautions:
+            self.show.say(f"Warning: {caution.sentence}")
         resolve.refuse_unsettled(self.source.name)
         with interrupts.shielded():
             self.record = journal.begin(
@@ -141,7 +143,7 @@ class Haul:
                 self.show.phase("sync")
                 passes.sync()
             self._send_history(plan)
-            if self._rounds_of(plan):
+            if outlook.rounds_of(plan, self.options):
                 self._pre_copy(plan)
                 self._send_history(plan)
             self._freeze_and_restore(plan, passes)
@@ -202,21 +204,9 @@ class Haul:
 
     def _choose_and_foretell(self, plan: preflight.Plan) -> None:
         """Every channel that is opened from now on is packed as it is chosen here."""
-        rate = forecast.measure(self._channel("speed"), memory=plan.memory, pace=self.stats.pace)
-        rate = min(rate, self.stats.pace.rate or rate)
-        wish = self.options.compress if plan.capabilities.compress else "none"
-        trial = forecast.attempt(self.source.sample(forecast.SAMPLE)) if wish != "none" else None
-        way = forecast.choose(wish, trial, rate)
-        self.stats.codec = way.codec
-        words = forecast.sentence(
-            memory=plan.memory,
-            way=way,
-            mode=self.options.mode,
-            lazy=plan.capabilities.post_copy,
-            rounds=self._rounds_of(plan),
-            budget_ms=self.options.max_downtime,
-        )
-        self.show.say(words)
+        seen = outlook.look(self.reach, self.source, plan, self.options, self.stats.pace)
+        self.stats.codec = seen.way.codec
+        self.show.say(seen.expected.words)
 
     def _channel(self, name: str) -> Connection:
         return self.reach.open("data", token=self.token, channel=name, codec=self.stats.codec)
@@ -231,11 +221,6 @@ class Haul:
         if plan.capabilities.history:
             for name, chunks in self.source.history():
                 self._send("log", f"history:{name}", chunks)
-
-    def _rounds_of(self, plan: preflight.Plan) -> str:
-        if not plan.capabilities.in_rounds or self.options.mode not in ("auto", "precopy"):
-            return ""
-        return forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
 
     def _pre_copy(self, plan: preflight.Plan) -> None:
         self.show.phase("pre-copy")

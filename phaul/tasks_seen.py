@@ -181,14 +181,22 @@ def waits_in_vfork(pid: int) -> bool:
     return False
 
 
-def uses_io_uring(pid: int) -> bool:
+def descriptors(pid: int) -> set[str]:
+    """What the links in its fd directory say: paths, "anon_inode:[io_uring]", "socket:[123]" and the like."""
+    found = set()
     directory = PROC / str(pid) / "fd"
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(OSError):
-                if os.readlink(directory / name).startswith("anon_inode:[io_uring]"):
-                    return True
-    return False
+                found.add(os.readlink(directory / name))
+    return found
+
+
+def namespace(pid: int, kind: str) -> str:
+    """Its namespace of that kind (namespaces(7)), as one word; "": gone."""
+    with contextlib.suppress(OSError):
+        return os.readlink(PROC / str(pid) / "ns" / kind)
+    return ""
 
 
 def have_capability(number: int) -> bool:

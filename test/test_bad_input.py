@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hauling import haul, inspect, python, refused, state, unchanged, wait_for
+from hauling import haul, inspect, python, refusal, refused, state, unchanged, wait_for
 from lab import Host, images
 
 CAP_SYS_RESOURCE = 24
@@ -83,12 +83,6 @@ def start(host: Host, *arguments: str) -> str:
     return host.docker("run", "-d", "--name", "bad", *arguments, *SLEEP)
 
 
-def refusal(a: Host, b: Host, code: str, *options: str, subject: str = "bad") -> str:
-    """The sentence that the haul of the container is refused with."""
-    with unchanged(a, b):
-        return refused(haul(a, "docker", subject, b.ip, *options, check=False), code)
-
-
 def test_command_lines_that_make_no_sense(a: Host, b: Host) -> None:
     with unchanged(a, b):
         for argv, code, words in USAGE:
@@ -129,6 +123,7 @@ def test_a_prefix_of_more_than_one_id(a: Host, b: Host) -> None:
 def test_no_such_process(a: Host, b: Host, subject: str) -> None:
     with unchanged(a, b):
         refused(haul(a, "pid", "--", subject, b.ip, check=False), "no-such-process")
+        refused(haul(a, "check", "pid", "--", subject, b.ip, check=False), "no-such-process")
 
 
 def test_never_started(a: Host, b: Host) -> None:

@@ -25,7 +25,8 @@ DRIVER = """
 import contextlib
 import json
 from pathlib import Path
-from phaul.errors import Blocker, HaulFailed, Refused
+from phaul.errors import Blocker, Caution, HaulFailed, Refused
+from phaul.overview import Answer, Overview, Part
 from phaul.htype import Capabilities, Dumped, Tree, Written
 from phaul.messages_pb2 import Expectation
 
@@ -45,7 +46,12 @@ class Source:
         if not self.here.exists():
             raise Refused(f"There is no note {{subject!r}}.", code="no-such-note")
     def check(self):
-        return [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else []
+        found = [Caution("old", "It is old", "copy it soon")] if (self.here / "old").exists() else []
+        return found + [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else found
+    def facts(self):
+        return {{"pen": "2"}}
+    def overview(self, lacks):
+        return Overview((Part("image", "paper", len(lacks)), Part("memory", "memory", 11)))
     def wanted(self):
         return {{"note": self.name, "memory": 0, "breaks": (self.here / "breaks").exists()}}
     def trees(self):
@@ -89,7 +95,8 @@ class Target:
     @staticmethod
     def check(wanted):
         taken = (TOP / "there" / wanted["note"]).exists()
-        return [Blocker("note-taken", "It is there already.")] if taken else [], ["page-1", "page-2"]
+        found = (Blocker("note-taken", "It is there already."),) if taken else ()
+        return Answer(found, ("page-1", "page-2"), {{"pen": wanted["facts"]["pen"] + ".1"}})
     def receive_image(self, chunks):
         told("received:%d" % sum(map(len, chunks)))
     def prepare(self):

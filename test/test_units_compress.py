@@ -189,7 +189,7 @@ def probed(note: str | None) -> Iterator[Connection]:
     with ThreadPoolExecutor(1) as pool, contextlib.closing(theirs):
 
         def serve() -> None:
-            seen = session._pace_of(theirs)
+            seen = session.pace_of(theirs)
             theirs.send(Reply(done=Done(note=seen if note is None else note)))
 
         serving = pool.submit(serve)

@@ -88,7 +88,7 @@ def test_a_process_that_is_gone() -> None:
     assert tasks_seen.status_of(gone.pid) == {}
     assert tasks_seen.connections(gone.pid) == tasks_seen.Connections((), 0)
     assert tasks_seen.written_through_maps(gone.pid) == set()
-    assert not tasks_seen.uses_io_uring(gone.pid)
+    assert tasks_seen.descriptors(gone.pid) == set() and tasks_seen.namespace(gone.pid, "pid") == ""
     assert not tasks_seen.expectation([gone.pid], mounts=False).tasks
 
 

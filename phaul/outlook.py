@@ -1,0 +1,54 @@
+"""What a planned haul will take over the link that there is: measured without a trace on either host."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from phaul import forecast
+from phaul.forecast import Expected, Way
+from phaul.htype import Source
+from phaul.overview import Part
+from phaul.pace import Pace
+from phaul.preflight import Plan
+from phaul.targets import Reach
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """`link` is in bytes a second, as measured or as `--bandwidth` limits it; `way` is how what is sent will go."""
+
+    link: float
+    way: Way
+    expected: Expected
+
+    def total(self, parts: Iterable[Part]) -> float:
+        """Seconds that the whole haul is expected to take, which moves these parts."""
+        return self.expected.downtime + sum(part.size for part in parts) / self.way.rate
+
+
+def look(reach: Reach, source: Source, plan: Plan, options: argparse.Namespace, pace: Pace) -> Outlook:
+    """Measure the link, and try to compress some of the memory. Raises what a connection to the target raises."""
+    channel = reach.open("data", channel=forecast.CHANNEL)
+    link = forecast.measure(channel, memory=plan.memory, pace=pace)
+    link = min(link, pace.rate or link)
+    wish = options.compress if plan.capabilities.compress else "none"
+    trial = forecast.attempt(source.sample(forecast.SAMPLE)) if wish != "none" else None
+    way = forecast.choose(wish, trial, link)
+    expected = forecast.expect(
+        memory=plan.memory,
+        way=way,
+        mode=options.mode,
+        lazy=plan.capabilities.post_copy,
+        rounds=rounds_of(plan, options),
+        budget_ms=options.max_downtime,
+    )
+    return Outlook(link, way, expected)
+
+
+def rounds_of(plan: Plan, options: argparse.Namespace) -> str:
+    """How it will be known what to send in the last of the rounds before the freeze; "" where there are none."""
+    if not plan.capabilities.in_rounds or options.mode not in ("auto", "precopy"):
+        return ""
+    return forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
