@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_rootfs, freezer, task_checks, tasks_seen
+from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, sockets_seen, task_checks, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.fs_haul_subtree import everything_in
@@ -99,7 +99,9 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
         pids = freezer.of(inspect["State"]["Pid"]).pids()
     except PhaulError as error:
         return [_of(name, error.code, f"cannot be looked at ({error.sentence.rstrip('.')})", "see docker logs")]
-    return task_checks.of_tasks(pids, f"container {name}") + connection_blockers(inspect["State"]["Pid"], inspect, name)
+    found = task_checks.of_tasks(pids, f"container {name}") + docker_mount_checks.made_inside(pids, inspect, name)
+    first = inspect["State"]["Pid"]
+    return [*found, *connection_blockers(first, inspect, name), *bound_blockers(first, inspect, name)]
 
 
 def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
@@ -112,6 +114,19 @@ def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
     more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
     words = f"has connections that its new address would break ({outside[0]}{more})"
     return [_of(name, "connections", words, "close them first")]
+
+
+def bound_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
+    """Sockets at the container's own address, which is not there yet when CRIU restores them, and may be another."""
+    if shares_host_network(inspect):
+        return []
+    bound = sorted(sockets_seen.bound(pid))
+    # What a look later does not show any more (a question to a name server, say) passes.
+    bound = [address for address in bound if address in sockets_seen.bound(pid)]
+    if not bound:
+        return []
+    words = f"has a socket bound to its own address ({bound[0]})"
+    return [_of(name, "bound-address", words, "have it listen on all addresses (0.0.0.0, ::)")]
 
 
 def fates(pid: int, inspect: Json) -> tuple[Connection, ...]:

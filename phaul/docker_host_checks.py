@@ -16,8 +16,10 @@ from phaul.host_facts import version_of
 Json = dict[str, Any]
 
 APPARMOR = Path("/sys/kernel/security/apparmor/profiles")
+SYSCTLS = Path("/proc/sys")
 ENGINE, CONTAINERD, RUNC = "Docker", "containerd", "runc"
 STORAGE, SECURITY, LOGS = "storage", "security", "logs"
+UNCONFINED = {"seccomp=unconfined", "seccomp:unconfined"}
 RUNTIME_FILES = ("shim.py", "hold.sh")
 
 
@@ -42,7 +44,7 @@ def security(info: Json) -> set[str]:
 
 def of_engine(info: Json, inspect: Json, source: dict[str, str], here: str) -> list[Finding]:
     """`source` is what facts() said at the source."""
-    found: list[Finding] = [*_processors(info, inspect, here), *_logging(info, inspect, here)]
+    found: list[Finding] = [*_processors(info, inspect, here), *_sysctls(inspect, here), *_logging(info, inspect, here)]
     found += [*_runtime(info, here), *_confinement(info, inspect, source, here), *_profile(inspect, here)]
     there = {ENGINE: info["ServerVersion"], RUNC: host_facts.dotted(host_facts.runc_version())}
     for name, seen in there.items():
@@ -61,6 +63,16 @@ def _processors(info: Json, inspect: Json, here: str) -> list[Blocker]:
     asked = f"--cpuset-cpus {host['CpusetCpus']}" if numbers else f"--cpus {wanted:g}"
     reason = f"{here} has {count} processor{'s' * (count != 1)}, the container was run with {asked}"
     return [Blocker("cpus", reason, "ask for less (docker update), or choose another target", here)]
+
+
+def _sysctls(inspect: Json, here: str) -> list[Blocker]:
+    """Those of the container's own namespaces, which the kernel shows to the host as well."""
+    wanted = inspect["HostConfig"].get("Sysctls") or {}
+    return [
+        Blocker("sysctl", f"The kernel of {here} has no {name}", "load the module that has it, or run it without", here)
+        for name in wanted
+        if not (SYSCTLS / name.replace(".", "/")).exists()
+    ]
 
 
 def _logging(info: Json, inspect: Json, here: str) -> list[Blocker]:
@@ -85,18 +97,16 @@ def _runtime(info: Json, here: str) -> list[Blocker]:
 
 def _confinement(info: Json, inspect: Json, source: dict[str, str], here: str) -> list[Blocker]:
     there, was = security(info), set(source.get(SECURITY, "").split())
-    found = []
-    if ("userns" in there) != ("userns" in was) or "rootless" in there | was:
-        which = "one" if "rootless" not in there | was else "a rootless one"
-        reason = f"The engines map users otherwise: {which} of them uses user namespaces"
-        found.append(Blocker("userns", reason, "set userns-remap alike in both engines' daemon.json", here))
-    unconfined = any(
-        "seccomp" in option and "unconfined" in option for option in inspect["HostConfig"].get("SecurityOpt") or []
-    )
-    if "seccomp" in was - there and not unconfined:
+    host, found = inspect["HostConfig"], []
+    mapped = {"userns", "rootless"} & (there | was)
+    if mapped and host.get("UsernsMode") != "host":
+        reason = f"An engine keeps its containers in user namespaces ({', '.join(sorted(mapped))})"
+        remedy = "run it with --userns host: files would come with users of the other host's numbers"
+        found.append(Blocker("userns", reason, remedy, here if mapped & there else "this host"))
+    if "seccomp" in was - there and not UNCONFINED & set(host.get("SecurityOpt") or []):
         reason = f"The container is confined by seccomp, which the engine of {here} is without"
         found.append(Blocker("seccomp", reason, "choose another target, or run it unconfined", here))
-    if "selinux" in was ^ there and inspect.get("ProcessLabel", "") + " ".join(there & {"selinux"}):
+    if "selinux" in was ^ there:
         reason = "SELinux confines containers on one of the hosts alone"
         found.append(Blocker("selinux", reason, "set selinux-enabled alike in both engines' daemon.json", here))
     return found

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_checks, docker_config, docker_host_checks, docker_image, docker_rootfs, host_facts
+from phaul import (
+    docker_checks,
+    docker_config,
+    docker_host_checks,
+    docker_image,
+    docker_mount_checks,
+    docker_rootfs,
+    host_facts,
+)
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, Finding, PhaulError
 from phaul.overview import Answer
@@ -35,7 +44,9 @@ class Check:
         """Everything at once; `lacks` is filled as well."""
         found: list[Finding] = [*host_facts.runc_blockers(self.here, host_facts.runc_version()), *self._engine()]
         found += [*self._image(), *self._name(), *self._volumes()]
-        found += [*self._networks(), *self._ports(), *self._binds()]
+        found += [*self._networks(), *self._ports()]
+        found += docker_mount_checks.binds_here(self.wanted, self.here)
+        found += docker_mount_checks.volumes_here(self.wanted, self.here)
         found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here)]
         return [*found, *self._disk(), *self._memory()]
 
@@ -104,25 +115,16 @@ class Check:
         return found
 
     def _ports(self) -> list[Blocker]:
+        """Those that are published, and those that tasks listen on in the host's own network."""
         found = []
-        for protocol, address, port in docker_config.published(self.inspect):
-            if not _free(protocol, address, port):
-                reason, remedy = f"is taken on {self.here}", "free it there, the container publishes it"
-                subject = f"port {port}/{protocol}"
-                found.append(self._found("port-taken", f"P{subject[1:]} {reason}", remedy, subject))
-        return found
-
-    def _binds(self) -> list[Finding]:
-        found: list[Finding] = []
-        for source, kind in self.wanted["binds"].items():
-            path = Path(source)
-            if self.wanted["copy_binds"]:
-                if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                    remedy = "move it away, or leave out --copy-binds to use it"
-                    found.append(self._found("bind-exists", f"{source} on {self.here} is not empty", remedy))
-            elif not path.exists():
-                reason = f"The bind-mounted {kind} {source} is not on {self.here}"
-                found.append(self._found("bind-missing", reason, "put it there or use --copy-binds"))
+        for protocol, address, port in [*docker_config.published(self.inspect), *self.wanted["serving"]]:
+            obstacle, subject = _obstacle(protocol, address, port), f"port {port}/{protocol}"
+            if obstacle == errno.EADDRNOTAVAIL:
+                reason = f"The container listens on {address}, which is no address of {self.here}"
+                found.append(self._found("bound-address", reason, "have it listen on all addresses (0.0.0.0, ::)"))
+            elif obstacle:
+                reason = f"P{subject[1:]} is taken on {self.here}"
+                found.append(self._found("port-taken", reason, "free it there, the container listens on it", subject))
         return found
 
     def _disk(self) -> list[Blocker]:
@@ -151,20 +153,20 @@ def _available() -> int:
     return 0
 
 
-def _free(protocol: str, address: str, port: int) -> bool:
-    """Whether nothing on this host has the port: tried, by binding it for a moment."""
+def _obstacle(protocol: str, address: str, port: int) -> int:
+    """Why the port cannot be had here, as errno; 0: it can. Tried, by binding it for a moment."""
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if protocol == "sctp":
-        return True
+        return 0
     with socket.socket(family, kind) as probe:
         if kind == socket.SOCK_STREAM:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.errno or errno.EADDRINUSE
+    return 0
 
 
 def of_host(here: str) -> list[Blocker]:

@@ -122,7 +122,7 @@ def _mode(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Nam
         ]
     else:
         return []
-    whys = why or [("memory of this haul type cannot follow it", "leave it out", "")]
+    whys = why or [("memory of this haul type cannot follow it", "leave it out", wish)]
     return [Blocker("mode", f"{wish} is not possible here: {why}", remedy, where) for why, remedy, where in whys]
 
 
@@ -141,7 +141,9 @@ def _compress(able: Capabilities, hosts: dict[str, HostFacts], options: argparse
         )
         for host in _lacking(hosts, "compress")
     ]
-    return found or [Blocker("compress", f"{wish}: what is hauled here cannot be compressed", "leave it out")]
+    return found or [
+        Blocker("compress", f"{wish}: what is hauled here cannot be compressed", "leave it out", "--compress")
+    ]
 
 
 def _tools(facts: HostFacts, where: str, options: argparse.Namespace) -> list[Blocker]:

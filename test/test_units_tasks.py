@@ -68,8 +68,8 @@ def test_connections_inside_and_outside() -> None:
     ],
 )
 def test_addresses_as_the_kernel_writes_them(end: str, loopback: bool, readable: str) -> None:
-    assert tasks_seen._is_loopback(end) is loopback
-    assert tasks_seen._readable(end) == readable
+    assert tasks_seen.is_loopback(end) is loopback
+    assert tasks_seen.readable(end) == readable
 
 
 @pytest.mark.parametrize(("state", "counts"), [("01", True), ("02", True), ("08", True), ("0A", False), ("06", False)])
