@@ -54,5 +54,5 @@ def examine(driver: Driver, source: Source, reach: Reach, options: argparse.Name
     if not seen.plan:
         return told
     overview = source.overview(list(seen.plan.lacks))
-    expected = outlook.look(reach, source, seen.plan, options, Pace(options.bandwidth))
+    expected = outlook.look(reach, source, seen.plan, options, pace=Pace(options.bandwidth), thorough=True)
     return Report(driver.name, source.name, reach.name, seen, overview, expected)

@@ -204,7 +204,7 @@ class Haul:
 
     def _choose_and_foretell(self, plan: preflight.Plan) -> None:
         """Every channel that is opened from now on is packed as it is chosen here."""
-        seen = outlook.look(self.reach, self.source, plan, self.options, self.stats.pace)
+        seen = outlook.look(self.reach, self.source, plan, self.options, pace=self.stats.pace, thorough=False)
         self.stats.codec = seen.way.codec
         self.show.say(seen.expected.words)
 

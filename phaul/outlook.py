@@ -28,10 +28,16 @@ class Outlook:
         return self.expected.downtime + sum(part.size for part in parts) / self.way.rate
 
 
-def look(reach: Reach, source: Source, plan: Plan, options: argparse.Namespace, pace: Pace) -> Outlook:
-    """Measure the link, and try to compress some of the memory. Raises what a connection to the target raises."""
+def look(
+    reach: Reach, source: Source, plan: Plan, options: argparse.Namespace, *, pace: Pace, thorough: bool
+) -> Outlook:
+    """Measure the link, and try to compress some of the memory. Raises what a connection to the target raises.
+
+    What is sent for it is a small part of the memory, unless it is to be `thorough`: at most forecast.PROBE_BYTES.
+    """
     channel = reach.open("data", channel=forecast.CHANNEL)
-    link = forecast.measure(channel, memory=plan.memory, pace=pace)
+    probed = forecast.PROBE_PART * forecast.PROBE_BYTES if thorough else plan.memory
+    link = forecast.measure(channel, memory=probed, pace=pace)
     link = min(link, pace.rate or link)
     wish = options.compress if plan.capabilities.compress else "none"
     trial = forecast.attempt(source.sample(forecast.SAMPLE)) if wish != "none" else None
