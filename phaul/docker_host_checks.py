@@ -106,6 +106,10 @@ def _confinement(info: Json, inspect: Json, source: dict[str, str], here: str) -
     if "seccomp" in was - there and not UNCONFINED & set(host.get("SecurityOpt") or []):
         reason = f"The container is confined by seccomp, which the engine of {here} is without"
         found.append(Blocker("seccomp", reason, "choose another target, or run it unconfined", here))
+    if "apparmor" in was - there and inspect.get("AppArmorProfile") not in (None, "", "unconfined"):
+        reason = f"The container is confined by AppArmor, which the engine of {here} is without"
+        remedy = "choose another target, or run it with --security-opt apparmor=unconfined"
+        found.append(Blocker("apparmor", reason, remedy, here))
     if "selinux" in was ^ there:
         reason = "SELinux confines containers on one of the hosts alone"
         found.append(Blocker("selinux", reason, "set selinux-enabled alike in both engines' daemon.json", here))
