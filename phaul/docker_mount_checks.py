@@ -18,7 +18,7 @@ Json = dict[str, Any]
 
 # Which CRIU restores wherever they are: they have no content, or it travels in the images.
 DUMPED = ("tmpfs", "proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "devtmpfs", "debugfs", "tracefs")
-ENGINES_OWN = ("/", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+ENGINES_OWN = ("/", "/sbin/docker-init", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
 LOCAL_TYPES = ("", "none", "tmpfs")
 
 

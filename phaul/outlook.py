@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from phaul import forecast
@@ -14,6 +13,10 @@ from phaul.pace import Pace
 from phaul.preflight import Plan
 from phaul.targets import Reach
 
+# What the engines take before and after the downtime, and bytes a second that rsync and an engine come to at most.
+AROUND_SECONDS = 1.0
+FILES_RATE = 250 << 20
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -23,9 +26,12 @@ class Outlook:
     way: Way
     expected: Expected
 
-    def total(self, parts: Iterable[Part]) -> float:
+    def total(self, parts: tuple[Part, ...]) -> float:
         """Seconds that the whole haul is expected to take, which moves these parts."""
-        return self.expected.downtime + sum(part.size for part in parts) / self.way.rate
+        memory = sum(part.size for part in parts if part.kind == "memory")
+        files = sum(part.size for part in parts) - memory
+        sent = memory / self.way.rate + files / min(self.way.rate, FILES_RATE)
+        return AROUND_SECONDS + self.expected.downtime + sent
 
 
 def look(
