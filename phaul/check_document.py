@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypedDict
 
 from phaul.check import Report
+from phaul.connection import printable
 from phaul.errors import Finding, PhaulError
 from phaul.preflight import Host
 
@@ -106,7 +107,7 @@ def _finding(finding: Finding) -> FindingDocument:
 
 
 def _host(host: Host) -> HostDocument:
-    return {"name": host.facts.hostname, "facts": host_facts_of(host)}
+    return {"name": printable(host.facts.hostname), "facts": host_facts_of(host)}
 
 
 def host_facts_of(host: Host) -> dict[str, str]:
@@ -122,7 +123,7 @@ def host_facts_of(host: Host) -> dict[str, str]:
         **host.shown,
         "features": ", ".join(words for name, words in FEATURES.items() if name in facts.capabilities),
     }
-    return {name: value for name, value in told.items() if value}
+    return {printable(name): printable(value) for name, value in told.items() if value}
 
 
 def _forecast(report: Report) -> ForecastDocument | None:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from phaul.check import BLOCKED, MOVABLE, WARNINGS, Report
 from phaul.check_document import host_facts_of
+from phaul.connection import printable
 from phaul.errors import Finding
 from phaul.mstats import readable
 
@@ -39,7 +40,7 @@ def _hosts(report: Report, width: int) -> Iterator[Line]:
     here, there = report.survey.here, report.survey.there
     one, two = host_facts_of(here), host_facts_of(there) if there else {}
     half = (width - LABEL) // 2 if there else width - LABEL
-    heads = (f"here: {here.facts.hostname}", f"there: {there.facts.hostname}" if there else "")
+    heads = (f"here: {here.facts.hostname}", f"there: {printable(there.facts.hostname)}" if there else "")
     yield from _columns("", heads, half, HEAD)
     for name in dict.fromkeys((*one, *two)):
         values = (one.get(name, "-"), two.get(name, "-") if there else "")

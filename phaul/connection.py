@@ -144,10 +144,11 @@ def message_of(finding: Finding) -> messages_pb2.Finding:
 def finding_of(message: messages_pb2.Finding) -> Finding:
     """What the peer found, fit for a terminal."""
     kind = Blocker if message.blocks else Caution
-    return kind(*map(_printable, (message.code, message.reason, message.remedy, message.subject)))
+    return kind(*map(printable, (message.code, message.reason, message.remedy, message.subject)))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """What a peer says, without what a terminal would act on."""
     return "".join(filter(str.isprintable, text))
 
 

@@ -23,13 +23,13 @@ UNCONFINED = {"seccomp=unconfined", "seccomp:unconfined"}
 RUNTIME_FILES = ("shim.py", "hold.sh")
 
 
-def facts(engine: Engine, info: Json) -> dict[str, str]:
+def facts(engine: Engine, info: Json, runc: tuple[int, ...]) -> dict[str, str]:
     """What people want to know of an engine, and what the other host's check compares."""
     parts = {part["Name"]: part["Version"] for part in engine.version().get("Components") or []}
     return {
         ENGINE: info["ServerVersion"],
         CONTAINERD: parts.get("containerd", ""),
-        RUNC: host_facts.dotted(host_facts.runc_version()),
+        RUNC: host_facts.dotted(runc),
         STORAGE: info["Driver"],
         "cgroup driver": info.get("CgroupDriver", ""),
         SECURITY: " ".join(sorted(security(info))),
@@ -42,11 +42,11 @@ def security(info: Json) -> set[str]:
     return {option.partition(",")[0].removeprefix("name=") for option in info.get("SecurityOptions") or []}
 
 
-def of_engine(info: Json, inspect: Json, source: dict[str, str], here: str) -> list[Finding]:
-    """`source` is what facts() said at the source."""
+def of_engine(info: Json, inspect: Json, source: dict[str, str], here: str, runc: tuple[int, ...]) -> list[Finding]:
+    """`source` is what facts() said at the source, `runc` this host's version of it."""
     found: list[Finding] = [*_processors(info, inspect, here), *_sysctls(inspect, here), *_logging(info, inspect, here)]
     found += [*_runtime(info, here), *_confinement(info, inspect, source, here), *_profile(inspect, here)]
-    there = {ENGINE: info["ServerVersion"], RUNC: host_facts.dotted(host_facts.runc_version())}
+    there = {ENGINE: info["ServerVersion"], RUNC: host_facts.dotted(runc)}
     for name, seen in there.items():
         if seen and version_of(seen) < version_of(source.get(name, "")):
             found.append(host_facts.older(name, source[name], seen, here))

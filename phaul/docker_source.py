@@ -79,7 +79,7 @@ class DockerSource:
         return [*found, *(firewall.cautions(pid, f"container {self.name}") if pid else ())]
 
     def facts(self) -> dict[str, str]:
-        return docker_host_checks.facts(self.engine, self.engine.info())
+        return docker_host_checks.facts(self.engine, self.engine.info(), self.runc)
 
     def overview(self, lacks: list[str]) -> Overview:
         image = self.image_document

@@ -38,16 +38,17 @@ class Check:
         self.inspect: Json = wanted["inspect"]
         self.here = hostname
         self.info = self.engine.info()
+        self.runc = host_facts.runc_version()
         self.lacks: list[str] = []
 
     def findings(self) -> list[Finding]:
         """Everything at once; `lacks` is filled as well."""
-        found: list[Finding] = [*host_facts.runc_blockers(self.here, host_facts.runc_version()), *self._engine()]
+        found: list[Finding] = [*host_facts.runc_blockers(self.here, self.runc), *self._engine()]
         found += [*self._image(), *self._name(), *self._volumes()]
         found += [*self._networks(), *self._ports()]
         found += docker_mount_checks.binds_here(self.wanted, self.here)
         found += docker_mount_checks.volumes_here(self.wanted, self.here)
-        found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here)]
+        found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here, self.runc)]
         return [*found, *self._disk(), *self._memory()]
 
     def _found(self, code: str, reason: str, remedy: str, subject: str = "") -> Blocker:
@@ -182,7 +183,9 @@ def check(wanted: Json, hostname: str) -> Answer:
     """What this host has against it, and what of the image is lacking."""
     try:
         look = Check(wanted, hostname)
-        return Answer(tuple(look.findings()), tuple(look.lacks), docker_host_checks.facts(look.engine, look.info))
+        return Answer(
+            tuple(look.findings()), tuple(look.lacks), docker_host_checks.facts(look.engine, look.info, look.runc)
+        )
     except PhaulError as error:
         reason = f"On {hostname}: {error.sentence.rstrip('.')}"
         return Answer((Blocker(error.code, reason, "see to it there, and try again", hostname),))

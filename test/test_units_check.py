@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phaul import check_text, docker_host_checks, docker_mount_checks, host_facts, sockets_seen
+from phaul import check_text, connection, docker_host_checks, docker_mount_checks, host_facts, sockets_seen
 from phaul.check import Report
 from phaul.errors import Blocker, Caution, Finding
 from phaul.forecast import Expected, Way
+from phaul.messages_pb2 import Finding as Message
 from phaul.messages_pb2 import HostFacts
 from phaul.outlook import Outlook
 from phaul.overview import REFUSED, Connection, Overview, Part
@@ -29,16 +32,11 @@ SOURCE = {"Docker": "28.5", "runc": "", "security": "apparmor cgroupns seccomp"}
 
 def found(host: dict[str, Any] | None = None, info: dict[str, Any] | None = None, **other: Any) -> list[str]:
     """The codes of what speaks against a container of that configuration; `security` is what the source has."""
-    source = {**SOURCE, **{name: other.pop(name) for name in ("security", "Docker") if name in other}}
+    source = {**SOURCE, **{name: other.pop(name) for name in ("security", "Docker", "runc") if name in other}}
     inspect = {"HostConfig": {**HOST, **(host or {})}, **other}
-    seen = docker_host_checks.of_engine({**INFO, **(info or {})}, inspect, source, "b")
+    seen = docker_host_checks.of_engine({**INFO, **(info or {})}, inspect, source, "b", (1, 3))
     assert all(finding.reason and finding.remedy and finding.subject in ("b", "this host") for finding in seen)
     return [finding.code for finding in seen]
-
-
-@pytest.fixture(autouse=True)
-def no_runc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(host_facts, "runc_version", lambda: (1, 3))
 
 
 SECCOMP_GONE = {"SecurityOptions": ["name=apparmor"]}
@@ -70,6 +68,7 @@ SECCOMP_GONE = {"SecurityOptions": ["name=apparmor"]}
         ({"Sysctls": {"net.ipv4.of_another_kernel": "1"}}, {}, {}, ["sysctl"]),
         ({}, {}, {"Docker": "29.0"}, ["docker-older"]),
         ({}, {}, {"Docker": "27.5.1"}, []),
+        ({}, {}, {"runc": "1.4"}, ["runc-older"]),
     ],
 )
 def test_what_the_target_is(
@@ -193,6 +192,31 @@ def test_what_differs_is_marked() -> None:
     told.survey.there.shown["odd"] = "y"  # type: ignore[union-attr]
     (line,) = [line for line in check_text.lines(told, 80) if line.text.startswith("odd")]
     assert line.style == check_text.ODD and line.text.split() == ["odd", "x", "y"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_colours_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain, terminal = io.StringIO(), Terminal()
+    for stream in (plain, terminal):
+        check_text.show(report(Blocker("one", LONG, "mend [it] \\[so]", "x")), stream, 80)
+    assert "\x1b[1;31m" in terminal.getvalue() and "\x1b" not in plain.getvalue()
+    assert re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()) == plain.getvalue()
+
+
+def test_a_peer_cannot_write_to_the_terminal() -> None:
+    told = report(
+        connection.finding_of(Message(code="x", reason="\x1b[2Jbad", remedy="\rmend it", blocks=True)), facts="\x1b[2J"
+    )
+    told.survey.there.facts.hostname = "\x1b]0;b"  # type: ignore[union-attr]
+    shown = "".join(line.text for line in check_text.lines(told, 80))
+    assert "\x1b" not in shown and "\r" not in shown
+    assert "[2Jbad" in shown
 
 
 def test_a_sentence_is_reason_and_remedy() -> None:
