@@ -31,10 +31,8 @@ NOT_MADE = {
     "volume-remote": "no file server is in the lab",
     "engine-too-old": "the lab has one version of the engine",
     "log-driver": "needs a plugin of the engine at one host alone",
-    "apparmor": "the kernel has no AppArmor",
     "selinux": "the kernel has no SELinux",
     "seccomp": "every engine has it",
-    "clock": "both hosts have the same clock",
     "hold": "every driver can hold; test_new_driver has one that cannot",
 }
 # Whose word of that number is a code, functions and methods.
