@@ -122,7 +122,7 @@ def _mode(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Nam
         ]
     else:
         return []
-    whys = why or [("memory of this haul type cannot follow it", "leave it out", wish)]
+    whys = why or [("memory of what is hauled here cannot follow it", "leave it out", wish)]
     return [Blocker("mode", f"{wish} is not possible here: {why}", remedy, where) for why, remedy, where in whys]
 
 
