@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from phaul import VERSION, display_json, host_facts, htype, interrupts, log, places, report, resolve
+from phaul import VERSION, check_command, display_json, host_facts, htype, interrupts, log, places, report, resolve
 from phaul.display import Display
 from phaul.errors import PhaulError, UsageError
 from phaul.iters import Haul
@@ -56,6 +56,7 @@ exit status:
   8  in doubt: the connection was lost after the commit; p.haul --resolve decides
   9  cancelled: it runs on here
   10 it runs at the target, but something could not be tidied up
+  11 check: it could be moved, but there are warnings
 
 target: an address or name (TLS, after p.haul pair), or user@host (over ssh, nothing listens there)
 """
@@ -119,6 +120,7 @@ def parser() -> argparse.ArgumentParser:
         )
         driver.add_arguments(sub)
         _add_haul_arguments(sub)
+    check_command.add(commands, _add_haul_arguments)
     pair = commands.add_parser("pair", help="pair this host with a target, once")
     pair.add_argument("target", help="the target's address; it must run `p.haul-service pair` meanwhile")
     pair.add_argument("--code", help="the code that the target shows (asked for where it is left out)")
@@ -183,7 +185,8 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """p.haul. Returns the exit status."""
     words = sys.argv[1:] if argv is None else argv
-    return told(lambda: _main(words), "p.haul", json="--json" in words)
+    # A check tells its errors in its own document.
+    return told(lambda: _main(words), "p.haul", json="--json" in words and words[:1] != ["check"])
 
 
 def told(body: Callable[[], int], program: str, *, json: bool = False) -> int:
@@ -218,6 +221,9 @@ def _main(argv: list[str]) -> int:
         raise UsageError(f"What is to be moved? Known types: {', '.join(htype.TABLE)}. See p.haul --help.")
     host_facts.require_root()
     interrupts.install()
+    if options.command == "check":
+        _forced(options)
+        return check_command.run(options)
     if options.resolve:
         return _resolve(options)
     return _other(options) if options.command in OTHERS else _haul(options)
@@ -225,17 +231,19 @@ def _main(argv: list[str]) -> int:
 
 def _other(options: argparse.Namespace) -> int:
     """What is no haul."""
-    from phaul import history, overview
+    from phaul import history, standing
 
     log.setup(verbosity=0)
-    run = {"pair": _pair, "status": overview.status, "cancel": overview.cancel, "history": history.history}
+    run = {"pair": _pair, "status": standing.status, "cancel": standing.cancel, "history": history.history}
     return run[options.command](options)
 
 
 def _known_type(argv: list[str]) -> None:
     """argparse would call an unknown type an invalid choice: this says which there are."""
-    words = [word for word in argv if not word.startswith("-")]
-    if words and argv[0] == words[0] and words[0] not in (*htype.TABLE, *OTHERS):
+    rest = argv[1:] if argv[:1] == ["check"] else argv
+    words = [word for word in rest if not word.startswith("-")]
+    known = (*htype.TABLE, *(("check", *OTHERS) if rest is argv else ()))
+    if words and rest[0] == words[0] and words[0] not in known:
         htype.load(words[0])
 
 
@@ -245,8 +253,7 @@ def _haul(options: argparse.Namespace) -> int:
     log.setup(verbosity=options.verbosity)
     if options.log_file:
         log.to_file(Path(options.log_file))
-    if options.force:
-        options.skip_cpu_check = options.skip_criu_check = True
+    _forced(options)
     stats = Stats(pace=Pace(options.bandwidth))
     title, asks = f"{options.subject} to {options.target}", targets.parse(options.target).by_ssh
     with report.kept(options.report, stats) as recorded:
@@ -273,6 +280,11 @@ def _hauled(options: argparse.Namespace, stats: Stats, show: Display) -> tuple[O
 
 def _too_late(show: Display, signal: str) -> None:
     show.say(f"{signal} came too late: what is moved is committed to the target, and this finishes.", "warning")
+
+
+def _forced(options: argparse.Namespace) -> None:
+    if options.force:
+        options.skip_cpu_check = options.skip_criu_check = True
 
 
 def _resolve(options: argparse.Namespace) -> int:

@@ -13,11 +13,11 @@ from typing import NoReturn, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from phaul import VERSION, codec, messages_pb2
-from phaul.errors import Blocked, Blocker, PhaulError, ProtocolError, from_peer
+from phaul.errors import Blocked, Blocker, Caution, Finding, PhaulError, ProtocolError, from_peer
 from phaul.link import SILENCE_S, Link
 from phaul.relay import MAX_CHUNK
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_MESSAGE = 4 << 20
 HELLO_S = 30.0
 
@@ -132,14 +132,30 @@ def failure_of(exc: PhaulError) -> messages_pb2.Failure:
         status=exc.status,
         sentence=exc.sentence,
         detail=exc.detail,
-        blockers=[messages_pb2.Blocker(code=b.code, sentence=b.sentence) for b in blockers],
+        blockers=[message_of(blocker) for blocker in blockers],
     )
+
+
+def message_of(finding: Finding) -> messages_pb2.Finding:
+    words = {"code": finding.code, "reason": finding.reason, "remedy": finding.remedy, "subject": finding.subject}
+    return messages_pb2.Finding(**words, blocks=finding.blocks)
+
+
+def finding_of(message: messages_pb2.Finding) -> Finding:
+    """What the peer found, fit for a terminal."""
+    kind = Blocker if message.blocks else Caution
+    return kind(*map(printable, (message.code, message.reason, message.remedy, message.subject)))
+
+
+def printable(text: str) -> str:
+    """What a peer says, without what a terminal would act on."""
+    return "".join(filter(str.isprintable, text))
 
 
 def raise_failure(failure: messages_pb2.Failure) -> NoReturn:
     """Raise what the peer reported: Blocked where it names blockers, else what its status stands for."""
     if failure.blockers:
-        raise Blocked(tuple(Blocker(b.code, b.sentence) for b in failure.blockers))
+        raise Blocked(tuple(map(finding_of, failure.blockers)))
     raise from_peer(failure.sentence, failure.code, failure.status, failure.detail)
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 
 from phaul import criu_images, criu_log, diagnosis, freezer
-from phaul.errors import HaulFailed, Refused
-from phaul.host_facts import PYCRIU_SENTENCE
+from phaul.errors import Blocked, HaulFailed
+from phaul.host_facts import pycriu_blockers
 
 VERBOSE = 4
 IGNORE_CGROUPS = 0
@@ -22,7 +22,7 @@ def _new() -> Any:
     try:
         pycriu = importlib.import_module("pycriu")
     except ModuleNotFoundError:
-        raise Refused(PYCRIU_SENTENCE.format(host="this host"), code="pycriu-missing") from None
+        raise Blocked(tuple(pycriu_blockers("this host"))) from None
     criu = pycriu.criu()
     criu.use_binary("criu")
     return criu

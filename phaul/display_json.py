@@ -57,7 +57,7 @@ def error_facts(error: PhaulError) -> dict[str, Any]:
         "detail": error.detail,
         "code": error.code,
         "status": error.status,
-        "blockers": [asdict(blocker) for blocker in blockers],
+        "blockers": [{"code": blocker.code, "sentence": blocker.sentence} for blocker in blockers],
     }
 
 

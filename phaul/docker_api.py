@@ -87,6 +87,11 @@ class Engine:
         return cast("list[Json]", self.api.images(all=True))
 
     @_told
+    def history(self, image: str) -> list[Json]:
+        """The newest layer first, as the engine lists it."""
+        return cast("list[Json]", self.api.history(image))
+
+    @_told
     def save(self, image: str) -> Iterator[bytes]:
         return cast("Iterator[bytes]", self.api.get_image(image, chunk_size=1 << 20))
 

@@ -9,53 +9,63 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_rootfs, freezer, tasks_seen
+from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, sockets_seen, task_checks, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.fs_haul_subtree import everything_in
 from phaul.host_facts import dotted, version_of
+from phaul.overview import KEPT, REFUSED, Connection
 
 Json = dict[str, Any]
 
 MIN_ENGINE = (26, 1)  # the oldest that hauls were tried with
+RUNTIMES = (None, "", "runc", "io.containerd.runc.v2", docker_config.RUNTIME)
+ALONE = "run it with one of its own"
+OVERLAY2 = "have the engine use overlay2 (storage-driver in daemon.json)"
 
 NOT_RUNNING = {
-    "Paused": ("paused", "is paused: unpause it first (docker unpause {name})."),
-    "Restarting": ("restarting", "is restarting: wait until it runs."),
-    "Dead": ("dead", "is dead: only a running container can be moved."),
+    "Paused": ("paused", "is paused", "unpause it first (docker unpause {name})"),
+    "Restarting": ("restarting", "is restarting", "wait until it runs"),
+    "Dead": ("dead", "is dead", "only a running container can be moved; remove it (docker rm -f {name})"),
 }
 
 
 def state_blockers(inspect: Json, name: str) -> list[Blocker]:
     """Whether it runs at all."""
     state = inspect["State"]
-    for field, (code, words) in NOT_RUNNING.items():
+    for field, (code, words, remedy) in NOT_RUNNING.items():
         if state.get(field):
-            return [Blocker(code, f"Container {name} {words.format(name=name)}")]
+            return [_of(name, code, words, remedy.format(name=name))]
     if not state.get("Running"):
-        sentence = f"Container {name} is not running ({state['Status']}): only a running container can be moved."
-        return [Blocker("not-running", sentence)]
+        remedy = f"only a running container can be moved; start it (docker start {name})"
+        return [_of(name, "not-running", f"is not running ({state['Status']})", remedy)]
     return []
+
+
+def _of(name: str, code: str, words: str, remedy: str) -> Blocker:
+    return Blocker(code, f"Container {name} {words}", remedy, f"container {name}")
 
 
 def config_blockers(inspect: Json, name: str) -> list[Blocker]:
     """What its configuration rules out."""
-    host, config = inspect["HostConfig"], inspect["Config"]
+    host, config, driver = inspect["HostConfig"], inspect["Config"], docker_rootfs.driver(inspect)
+    runtime = host.get("Runtime")
     tests = (
-        (config["Tty"], "tty", "has a terminal (-t) that the engine holds and CRIU cannot move: run it without -t"),
-        (host.get("DeviceRequests"), "gpu", "uses a GPU: its state stays in the device; stop it and start it there"),
-        (host.get("Devices"), "devices", "has devices of this host (--device): their state cannot be moved"),
-        (host["Privileged"], "privileged", "is privileged, with every device of this host: it cannot be moved"),
-        (host.get("VolumesFrom"), "volumes-from", "uses --volumes-from: name the volumes themselves instead"),
-        (host.get("Links"), "links", "uses --link: put both into a network of their own instead"),
-        (_is_of_swarm(config), "swarm", "belongs to a swarm service: move it by the swarm's own tools"),
-        (_joins(host.get("NetworkMode")), "network-container", "shares a container's network, and cannot move alone"),
-        (_joins(host.get("IpcMode")), "ipc-container", "shares a container's IPC, and cannot move alone"),
-        (host.get("IpcMode") == "host", "ipc-host", "shares this host's IPC (--ipc host), which cannot be moved"),
-        (host.get("PidMode"), "pid-mode", "shares a pid namespace (--pid): its processes cannot be told apart"),
-        (docker_rootfs.driver(inspect) not in docker_rootfs.DRIVERS, "storage-driver", "is not kept by overlay2"),
+        (config["Tty"], "tty", "has a terminal (-t) that the engine holds and CRIU cannot move", "run it without -t"),
+        (host.get("DeviceRequests"), "gpu", "uses a GPU, whose state stays in it", "stop it and start it there"),
+        (host.get("Devices"), "devices", "has devices of this host, whose state stays here", "run it without --device"),
+        (host["Privileged"], "privileged", "is privileged, with every device of this host", "run it unprivileged"),
+        (host.get("VolumesFrom"), "volumes-from", "uses --volumes-from", "name the volumes themselves instead"),
+        (host.get("Links"), "links", "uses --link", "put both into a network of their own instead"),
+        (_is_of_swarm(config), "swarm", "belongs to a swarm service", "move it by the swarm's own tools"),
+        (_joins(host.get("NetworkMode")), "network-container", "shares a container's network", ALONE),
+        (_joins(host.get("IpcMode")), "ipc-container", "shares a container's IPC", ALONE),
+        (host.get("IpcMode") == "host", "ipc-host", "shares this host's IPC (--ipc host)", ALONE),
+        (host.get("PidMode"), "pid-mode", "shares a pid namespace (--pid)", "run it without --pid"),
+        (driver not in docker_rootfs.DRIVERS, "storage-driver", f"is kept by {driver}", OVERLAY2),
+        (runtime not in RUNTIMES, "runtime", f"is run by {runtime}", "run it by runc (--runtime)"),
     )  # fmt: skip
-    found = [Blocker(code, f"Container {name} {words}.") for hit, code, words in tests if hit]
+    found = [_of(name, code, words, remedy) for hit, code, words, remedy in tests if hit]
     return found + _mount_blockers(inspect, name)
 
 
@@ -71,19 +81,15 @@ def _mount_blockers(inspect: Json, name: str) -> list[Blocker]:
     found = []
     for mount in inspect["Mounts"]:
         if mount["Destination"].endswith("docker.sock") or Path(mount.get("Source", "")).name == "docker.sock":
-            sentence = (
-                f"Container {name} has the engine's socket mounted ({mount['Destination']}): it governs this host."
-            )
-            found.append(Blocker("docker-socket", sentence))
+            words = f"has the engine's socket mounted ({mount['Destination']}) and governs this host"
+            found.append(_of(name, "docker-socket", words, "run it without, or start it anew there"))
         if mount["Type"] == "volume" and mount["Driver"] != "local":
-            sentence = (
-                f"Volume {mount['Name']} of {name} is of the driver {mount['Driver']}: only local volumes can be moved."
-            )
-            found.append(Blocker("volume-driver", sentence))
+            reason = f"Volume {mount['Name']} of {name} is of the driver {mount['Driver']}"
+            remedy = "only local volumes can be moved; copy it into one"
+            found.append(Blocker("volume-driver", reason, remedy, f"volume {mount['Name']}"))
         if mount["Type"] not in ("volume", "bind", "tmpfs"):
-            found.append(
-                Blocker("mount-type", f"Container {name} has a mount of type {mount['Type']}: it cannot be moved.")
-            )
+            words = f"has a mount of type {mount['Type']} at {mount['Destination']}"
+            found.append(_of(name, "mount-type", words, "run it without: it cannot be moved"))
     return found
 
 
@@ -92,23 +98,10 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
     try:
         pids = freezer.of(inspect["State"]["Pid"]).pids()
     except PhaulError as error:
-        return [Blocker(error.code, f"Container {name}: {error.sentence}")]
-    found = []
-    if any(tasks_seen.uses_io_uring(pid) for pid in pids):
-        sentence = f"A program in {name} uses io_uring, which CRIU cannot dump: turn it off in that program."
-        found.append(Blocker("io-uring", sentence))
-    statuses = [status for status in map(tasks_seen.status_of, pids) if status]
-    foreign = {status["Uid"].split()[0] for status in statuses} - {"0"}
-    if foreign and not tasks_seen.have_capability(tasks_seen.CAP_SYS_RESOURCE):
-        sentence = f"Tasks of {name} belong to uid {min(foreign)}, and this P.Haul lacks CAP_SYS_RESOURCE to dump them."
-        found.append(Blocker("cap-sys-resource", sentence))
-    halted = [status["Name"] for status in statuses if status["State"][0] in "Tt"]
-    if halted:
-        sentence = (
-            f"Program {halted[0]} in {name} is stopped or traced: let it continue (kill -CONT) or detach the debugger."
-        )
-        found.append(Blocker("task-stopped", sentence))
-    return found + connection_blockers(inspect["State"]["Pid"], inspect, name)
+        return [_of(name, error.code, f"cannot be looked at ({error.sentence.rstrip('.')})", "see docker logs")]
+    found = task_checks.of_tasks(pids, f"container {name}") + docker_mount_checks.made_inside(pids, inspect, name)
+    first = inspect["State"]["Pid"]
+    return [*found, *connection_blockers(first, inspect, name), *bound_blockers(first, inspect, name)]
 
 
 def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
@@ -119,10 +112,30 @@ def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
     if not outside:
         return []
     more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-    sentence = (
-        f"Container {name} has connections that its new address would break ({outside[0]}{more}): close them first."
-    )
-    return [Blocker("connections", sentence)]
+    words = f"has connections that its new address would break ({outside[0]}{more})"
+    return [_of(name, "connections", words, "close them first")]
+
+
+def bound_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
+    """Sockets at the container's own address, which is not there yet when CRIU restores them, and may be another."""
+    if shares_host_network(inspect):
+        return []
+    bound = sorted(sockets_seen.bound(pid))
+    # What a look later does not show any more (a question to a name server, say) passes.
+    bound = [address for address in bound if address in sockets_seen.bound(pid)]
+    if not bound:
+        return []
+    words = f"has a socket bound to its own address ({bound[0]})"
+    return [_of(name, "bound-address", words, "have it listen on all addresses (0.0.0.0, ::)")]
+
+
+def fates(pid: int, inspect: Json) -> tuple[Connection, ...]:
+    """What becomes of each established connection of the container; those of a shared network are not looked at."""
+    if shares_host_network(inspect):
+        return ()
+    seen = tasks_seen.connections(pid)
+    inside = (Connection(f"{seen.inside} within the container", KEPT),) if seen.inside else ()
+    return (*inside, *(Connection(ends, REFUSED) for ends in seen.outside))
 
 
 def execs(engine: Engine, inspect: Json) -> list[Json]:
@@ -140,8 +153,8 @@ def exec_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
     """Programs of `docker exec`. Health probes are no obstacle: the freeze comes between them."""
     if all(_is_probe(inspect, seen) for seen in execs(engine, inspect)):
         return []
-    sentence = f"A docker exec session runs in {name}: end it first (docker top {name} shows it)."
-    return [Blocker("exec-running", sentence)]
+    reason, remedy = f"A docker exec session runs in {name}", f"end it first (docker top {name} shows it)"
+    return [Blocker("exec-running", reason, remedy, f"container {name}")]
 
 
 def _is_probe(inspect: Json, seen: Json) -> bool:
@@ -164,8 +177,8 @@ def engine_blockers(seen: str, where: str) -> list[Blocker]:
     """Whether an engine of that version is too old."""
     if version_of(seen) >= MIN_ENGINE:
         return []
-    sentence = f"Docker {seen} on {where} is too old: {dotted(MIN_ENGINE)} or newer is needed; upgrade it."
-    return [Blocker("engine-too-old", sentence)]
+    remedy = f"{dotted(MIN_ENGINE)} or newer is needed; upgrade it"
+    return [Blocker("engine-too-old", f"Docker {seen} on {where} is too old", remedy, where)]
 
 
 def shares_host_network(inspect: Json) -> bool:

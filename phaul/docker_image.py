@@ -69,6 +69,18 @@ def lacks(engine: Engine, document: Json, *, by_layers: bool) -> list[str]:
     return ["config", *layers[layers_here(engine, layers) if by_layers else 0 :]]
 
 
+def size_of(engine: Engine, document: Json, lacks: list[str]) -> int:
+    """Bytes of the layers that are lacking, about: the engine tells sizes without saying whose they are."""
+    layers: list[str] = document["content"]["layers"]
+    missing = len([layer for layer in layers if layer in lacks])
+    if not missing:
+        return 0
+    sizes = [int(entry["Size"]) for entry in engine.history(document["id"]) if entry["Size"]]
+    if len(sizes) == len(layers):
+        return sum(sizes[:missing])
+    return int(document["size"]) * missing // len(layers)
+
+
 class _Joined(io.RawIOBase):
     """A readable file over chunks."""
 

@@ -18,19 +18,24 @@ from phaul import (
     docker_checks,
     docker_config,
     docker_dump,
+    docker_host_checks,
     docker_image,
     docker_logs,
+    docker_mount_checks,
     docker_rootfs,
+    firewall,
     freezer,
     host_facts,
     sample,
+    sockets_seen,
     tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
-from phaul.errors import Blocker, HaulFailed, PhaulError, Refused
+from phaul.errors import Finding, HaulFailed, PhaulError, Refused
 from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
+from phaul.overview import Overview, Part
 from phaul.tasks_seen import Written
 
 LOG = logging.getLogger("phaul.docker")
@@ -64,12 +69,35 @@ class DockerSource:
         self.id = str(self.inspect["Id"])
         self.name = str(self.inspect["Name"]).lstrip("/")
 
-    def check(self) -> list[Blocker]:
+    def check(self) -> list[Finding]:
         criu_images.prepare()
         here = "this host"
         tools = [*host_facts.runc_blockers(here, self.runc), *host_facts.pycriu_blockers(here)]
         tools += docker_checks.engine_blockers(self.engine.version()["Version"], here)
-        return docker_checks.all_blockers(self.engine, self.inspect, self.name) + tools
+        found = [*docker_checks.all_blockers(self.engine, self.inspect, self.name), *tools]
+        pid = int(self.inspect["State"]["Pid"])
+        return [*found, *(firewall.cautions(pid, f"container {self.name}") if pid else ())]
+
+    def facts(self) -> dict[str, str]:
+        return docker_host_checks.facts(self.engine, self.engine.info(), self.runc)
+
+    def overview(self, lacks: list[str]) -> Overview:
+        image = self.image_document
+        parts = [Part("image", image["name"] or image["id"], docker_image.size_of(self.engine, image, lacks))]
+        trees = zip(self.trees(), self.sizes, strict=True)
+        parts += [Part(tree.kind, self._called(tree), size) for tree, size in trees]
+        parts.append(Part("memory", "memory", tasks_seen.memory(self._pids())))
+        return Overview(tuple(parts), docker_checks.fates(int(self.inspect["State"]["Pid"]), self.inspect))
+
+    def _called(self, tree: Tree) -> str:
+        """A volume's name, or where a bind mount is from."""
+        names = {mount["Destination"]: mount.get("Name") or mount["Source"] for mount in self.inspect["Mounts"]}
+        return str(names.get(tree.inside, "writable layer"))
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Of the trees, in bytes."""
+        return [docker_checks.size_of(tree.path) for tree in self.trees()]
 
     @cached_property
     def runc(self) -> tuple[int, ...]:
@@ -108,9 +136,11 @@ class DockerSource:
             "networks": networks,
             "volumes": volumes,
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
+            "bind_files": [seen.document() for seen in docker_mount_checks.files_in_binds(self._pids(), self.inspect)],
+            "serving": sockets_seen.serving(self._pids()) if docker_checks.shares_host_network(self.inspect) else [],
             "copy_binds": bool(self.options.copy_binds),
             "memory": tasks_seen.memory(self._pids()),
-            "bytes": sum(docker_checks.size_of(tree.path) for tree in self.trees()) + self.log.size(),
+            "bytes": sum(self.sizes) + self.log.size(),
         }
 
     def trees(self) -> list[Tree]:

@@ -21,9 +21,10 @@ from phaul import (
     host_facts,
 )
 from phaul.docker_api import Engine, NoSuch
-from phaul.errors import Blocker, HaulFailed, PhaulError
+from phaul.errors import HaulFailed, PhaulError
 from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
+from phaul.overview import Answer
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
@@ -47,7 +48,7 @@ class DockerTarget:
         self.runc = host_facts.runc_version()  # asked for before the freeze
 
     @staticmethod
-    def check(wanted: Json) -> tuple[list[Blocker], list[str]]:
+    def check(wanted: Json) -> Answer:
         return docker_target_checks.check(wanted, platform.node())
 
     def receive_image(self, chunks: Iterator[bytes]) -> None:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_checks, docker_config, docker_image, docker_rootfs, host_facts
+from phaul import (
+    docker_checks,
+    docker_config,
+    docker_host_checks,
+    docker_image,
+    docker_mount_checks,
+    docker_rootfs,
+    host_facts,
+)
 from phaul.docker_api import Engine, NoSuch
-from phaul.errors import Blocker, PhaulError
+from phaul.errors import Blocker, Finding, PhaulError
+from phaul.overview import Answer
 
 Json = dict[str, Any]
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-APPARMOR = Path("/sys/kernel/security/apparmor/profiles")
 SPARE_BYTES = 64 << 20
 
 
@@ -29,49 +38,54 @@ class Check:
         self.inspect: Json = wanted["inspect"]
         self.here = hostname
         self.info = self.engine.info()
+        self.runc = host_facts.runc_version()
         self.lacks: list[str] = []
 
-    def blockers(self) -> list[Blocker]:
-        """Every blocker at once; `lacks` is filled as well."""
-        found = [*host_facts.runc_blockers(self.here, host_facts.runc_version()), *self._engine(), *self._image()]
-        found += [*self._name(), *self._volumes()]
-        found += [*self._networks(), *self._ports(), *self._binds(), *self._profile()]
+    def findings(self) -> list[Finding]:
+        """Everything at once; `lacks` is filled as well."""
+        found: list[Finding] = [*host_facts.runc_blockers(self.here, self.runc), *self._engine()]
+        found += [*self._image(), *self._name(), *self._volumes()]
+        found += [*self._networks(), *self._ports()]
+        found += docker_mount_checks.binds_here(self.wanted, self.here)
+        found += docker_mount_checks.volumes_here(self.wanted, self.here)
+        found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here, self.runc)]
         return [*found, *self._disk(), *self._memory()]
+
+    def _found(self, code: str, reason: str, remedy: str, subject: str = "") -> Blocker:
+        return Blocker(code, reason, remedy, subject or self.here)
 
     def _engine(self) -> list[Blocker]:
         found = docker_checks.engine_blockers(self.info["ServerVersion"], self.here)
         if docker_config.RUNTIME not in self.info["Runtimes"]:
-            sentence = f"The restore runtime is not set up on {self.here}: run p.haul-service setup there."
-            found.append(Blocker("runtime-missing", sentence))
+            reason = f"The restore runtime is not set up on {self.here}"
+            found.append(self._found("runtime-missing", reason, "run p.haul-service setup there"))
         if self.info["Driver"] not in docker_rootfs.DRIVERS:
-            sentence = f"The engine of {self.here} uses the storage driver {self.info['Driver']}: overlay2 is needed."
-            found.append(Blocker("storage-driver", sentence))
+            reason = f"The engine of {self.here} uses the storage driver {self.info['Driver']}"
+            found.append(self._found("storage-driver", reason, docker_checks.OVERLAY2))
         return found
 
     def _image(self) -> list[Blocker]:
         image = self.wanted["image"]
         here = ARCHITECTURES.get(self.info["Architecture"], self.info["Architecture"])
         if image["architecture"] != here:
-            sentence = f"The image is for {image['architecture']}, {self.here} is {here}."
-            return [Blocker("architecture", sentence)]
+            reason = f"The image is for {image['architecture']}, {self.here} is {here}"
+            return [self._found("architecture", reason, "choose another target")]
         by_layers = image["store"] == self.info["Driver"] == docker_rootfs.OVERLAY2
         self.lacks = docker_image.lacks(self.engine, image, by_layers=by_layers)
         if not image["name"]:
             return []
         with contextlib.suppress(NoSuch):
             if self.engine.image(image["name"])["Id"] != docker_image.here(self.engine, image):
-                sentence = f"On {self.here} {image['name']} is the name of another image: rename that one (docker tag)."
-                return [Blocker("image-tag", sentence)]
+                reason = f"On {self.here} {image['name']} is the name of another image"
+                return [self._found("image-tag", reason, "rename that one (docker tag)", f"image {image['name']}")]
         return []
 
     def _name(self) -> list[Blocker]:
         name = self.wanted["name"]
         for container in self.engine.containers():
             if f"/{name}" in container["Names"]:
-                sentence = (
-                    f"The name {name} is taken on {self.here}: give another one with --dst-id, or remove it there."
-                )
-                return [Blocker("name-taken", sentence)]
+                remedy = "give another one with --dst-id, or remove it there"
+                return [self._found("name-taken", f"The name {name} is taken on {self.here}", remedy)]
         return []
 
     def _volumes(self) -> list[Blocker]:
@@ -83,56 +97,36 @@ class Check:
             with contextlib.suppress(NoSuch):
                 path = Path(self.engine.volume(volume["Name"])["Mountpoint"])
                 if path.is_dir() and any(path.iterdir()):
-                    sentence = f"Volume {volume['Name']} exists on {self.here} with other content: remove it there."
-                    found.append(Blocker("volume-exists", sentence))
+                    reason, subject = f"exists on {self.here} with other content", f"volume {volume['Name']}"
+                    found.append(self._found("volume-exists", f"V{subject[1:]} {reason}", "remove it there", subject))
         return found
 
     def _networks(self) -> list[Blocker]:
         found = []
         here = {network["Name"]: network for network in self.engine.networks()}
         for network in self.wanted["networks"]:
-            there = here.get(network["Name"])
+            there, subject = here.get(network["Name"]), f"network {network['Name']}"
             if network["Scope"] != "local" and not there:
-                sentence = (
-                    f"Network {network['Name']} is of the scope {network['Scope']}: make it on {self.here} first."
-                )
-                found.append(Blocker("network", sentence))
+                reason = f"Network {network['Name']} is of the scope {network['Scope']}"
+                found.append(self._found("network", reason, f"make it on {self.here} first", subject))
             elif there and there["Driver"] != network["Driver"]:
                 drivers = f"the driver {there['Driver']}, not {network['Driver']}"
-                sentence = f"Network {network['Name']} on {self.here} has {drivers}: remove or rename it there."
-                found.append(Blocker("network", sentence))
+                reason = f"Network {network['Name']} on {self.here} has {drivers}"
+                found.append(self._found("network", reason, "remove or rename it there", subject))
         return found
 
     def _ports(self) -> list[Blocker]:
+        """Those that are published, and those that tasks listen on in the host's own network."""
         found = []
-        for protocol, address, port in docker_config.published(self.inspect):
-            if not _free(protocol, address, port):
-                sentence = f"Port {port}/{protocol} is taken on {self.here}: free it there, the container publishes it."
-                found.append(Blocker("port-taken", sentence))
+        for protocol, address, port in [*docker_config.published(self.inspect), *self.wanted["serving"]]:
+            obstacle, subject = _obstacle(protocol, address, port), f"port {port}/{protocol}"
+            if obstacle == errno.EADDRNOTAVAIL:
+                reason = f"The container listens on {address}, which is no address of {self.here}"
+                found.append(self._found("bound-address", reason, "have it listen on all addresses (0.0.0.0, ::)"))
+            elif obstacle:
+                reason = f"P{subject[1:]} is taken on {self.here}"
+                found.append(self._found("port-taken", reason, "free it there, the container listens on it", subject))
         return found
-
-    def _binds(self) -> list[Blocker]:
-        found = []
-        for source, kind in self.wanted["binds"].items():
-            path = Path(source)
-            if self.wanted["copy_binds"]:
-                if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                    sentence = (
-                        f"{source} on {self.here} is not empty: move it away, or leave out --copy-binds to use it."
-                    )
-                    found.append(Blocker("bind-exists", sentence))
-            elif not path.exists():
-                sentence = f"The bind-mounted {kind} {source} is not on {self.here}: put it there or use --copy-binds."
-                found.append(Blocker("bind-missing", sentence))
-        return found
-
-    def _profile(self) -> list[Blocker]:
-        profile = self.inspect.get("AppArmorProfile") or ""
-        if profile in ("", "unconfined", "docker-default") or not APPARMOR.exists():
-            return []
-        if any(line.startswith(f"{profile} (") for line in APPARMOR.read_text().splitlines()):
-            return []
-        return [Blocker("apparmor", f"The AppArmor profile {profile} is not loaded on {self.here}: load it there.")]
 
     def _disk(self) -> list[Blocker]:
         root = Path(self.info["DockerRootDir"])
@@ -140,8 +134,8 @@ class Check:
         free = shutil.disk_usage(root).free
         if free >= needed:
             return []
-        sentence = f"{root} on {self.here} has {free >> 20} MiB free, {needed >> 20} MiB are needed: make room there."
-        return [Blocker("disk-full", sentence)]
+        reason = f"{root} on {self.here} has {free >> 20} MiB free, {needed >> 20} MiB are needed"
+        return [self._found("disk-full", reason, "make room there")]
 
     def _memory(self) -> list[Blocker]:
         needed = int(self.wanted.get("memory", 0))
@@ -149,8 +143,8 @@ class Check:
         available = _available() or free
         if needed <= available:
             return []
-        sentence = f"{self.here} has {available >> 20} MiB of memory available, the container holds {needed >> 20} MiB."
-        return [Blocker("memory", sentence)]
+        reason = f"{self.here} has {available >> 20} MiB of memory available, the container holds {needed >> 20} MiB"
+        return [self._found("memory", reason, "free some there, or choose another target")]
 
 
 def _available() -> int:
@@ -160,20 +154,20 @@ def _available() -> int:
     return 0
 
 
-def _free(protocol: str, address: str, port: int) -> bool:
-    """Whether nothing on this host has the port: tried, by binding it for a moment."""
+def _obstacle(protocol: str, address: str, port: int) -> int:
+    """Why the port cannot be had here, as errno; 0: it can. Tried, by binding it for a moment."""
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if protocol == "sctp":
-        return True
+        return 0
     with socket.socket(family, kind) as probe:
         if kind == socket.SOCK_STREAM:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return error.errno or errno.EADDRINUSE
+    return 0
 
 
 def of_host(here: str) -> list[Blocker]:
@@ -185,10 +179,13 @@ def of_host(here: str) -> list[Blocker]:
     return found
 
 
-def check(wanted: Json, hostname: str) -> tuple[list[Blocker], list[str]]:
-    """Blockers, and what of the image is lacking."""
+def check(wanted: Json, hostname: str) -> Answer:
+    """What this host has against it, and what of the image is lacking."""
     try:
         look = Check(wanted, hostname)
-        return look.blockers(), look.lacks
+        return Answer(
+            tuple(look.findings()), tuple(look.lacks), docker_host_checks.facts(look.engine, look.info, look.runc)
+        )
     except PhaulError as error:
-        return [Blocker(error.code, f"On {hostname}: {error.sentence}")], []
+        reason = f"On {hostname}: {error.sentence.rstrip('.')}"
+        return Answer((Blocker(error.code, reason, "see to it there, and try again", hostname),))

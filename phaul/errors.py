@@ -20,14 +20,35 @@ Codes are stable words for programs; sentences are for people and may change.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True)
-class Blocker:
-    """One reason why a haul cannot work: stable `code`, and a sentence that says what to do."""
+class Finding:
+    """What a check found: a stable `code`, what it is about, the reason, and what to do about it, both for people."""
 
     code: str
-    sentence: str
+    reason: str
+    remedy: str = ""
+    subject: str = ""
+    blocks: ClassVar[bool] = True
+
+    @property
+    def sentence(self) -> str:
+        """Reason and remedy in one."""
+        return f"{': '.join(part.rstrip('.') for part in (self.reason, self.remedy) if part)}."
+
+
+@dataclass(frozen=True)
+class Blocker(Finding):
+    """One reason why a haul cannot work."""
+
+
+@dataclass(frozen=True)
+class Caution(Finding):
+    """What may go wrong, or otherwise than expected, in a haul that can work."""
+
+    blocks: ClassVar[bool] = False
 
 
 class PhaulError(Exception):
@@ -57,7 +78,7 @@ class Refused(PhaulError):
 class Blocked(Refused):
     """The check found blockers: `code` is the first one's."""
 
-    def __init__(self, blockers: tuple[Blocker, ...]) -> None:
+    def __init__(self, blockers: tuple[Finding, ...]) -> None:
         self.blockers = blockers
         super().__init__("\n".join(b.sentence for b in blockers), code=blockers[0].code)
 

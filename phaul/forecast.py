@@ -21,7 +21,9 @@ BASE_SECONDS = 0.3
 COMPARE_RATE = 4 << 30
 TRACKED = "both kernels track what changes"
 COMPARED = "in the end it is compared with what was sent, since a kernel does not track what changes"
+CHANNEL = "speed"
 PROBE_CHUNK, PROBE_SECONDS, PROBE_CHUNKS, PROBE_PART = 256 << 10, 0.2, 64, 64
+PROBE_BYTES = PROBE_CHUNKS * PROBE_CHUNK
 RATE = re.compile(r"[1-9][0-9]{0,14}")
 ANSWER_SECONDS = 60
 # What is to be compressed for a trial at most, for how long, and how much faster it must be with it.
@@ -106,12 +108,22 @@ def choose(wish: str, trial: Trial | None, link: float) -> Way:
     return Way("", link, f"Not compressed {what}: the codec is hardly faster than the link.")
 
 
-def sentence(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
-    """One line for people: how long it will stand still, and why.
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that it is expected to stand still, and a sentence on that; the rest of the time is not in them."""
+
+    downtime: float
+    words: str
+
+
+def expect(*, memory: int, way: Way, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> Expected:
+    """How long it will stand still, and why.
 
     `rounds` is how it is known what to send in the last one, TRACKED or COMPARED; "" where there are none.
     """
-    return " ".join(filter(None, (_downtime(memory, way.rate, mode, lazy, rounds, budget_ms), way.why)))
+    still = downtime(memory=memory, rate=way.rate, mode=mode, lazy=lazy, rounds=rounds, budget_ms=budget_ms)
+    said = f"Expected downtime {still:.1f} s{_why(memory, way.rate, mode, lazy, rounds, budget_ms)}."
+    return Expected(still, " ".join(filter(None, (said, way.why))))
 
 
 def downtime(
@@ -128,18 +140,14 @@ def downtime(
     return whole
 
 
-def _downtime(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
+def _why(memory: int, rate: float, mode: str, lazy: bool, rounds: str, budget_ms: int | None) -> str:
     whole = BASE_SECONDS + memory / rate
-    still = downtime(memory=memory, rate=rate, mode=mode, lazy=lazy, rounds=rounds, budget_ms=budget_ms)
     how = f"{readable(memory)} of memory at {readable(rate)}/s"
     if lazy and mode == "postcopy":
-        follow = f"{how} follow and it depends on this host meanwhile"
-        return f"Expected downtime {still:.1f} s: released at once, {follow}."
+        return f": released at once, {how} follow and it depends on this host meanwhile"
     if rounds:
-        last = f"Expected downtime {still:.1f} s, and what the last round takes"
-        return f"{last}: {how} go in rounds while it runs; {rounds}."
+        return f", and what the last round takes: {how} go in rounds while it runs; {rounds}"
     if lazy and budget_ms is not None and budget_ms / 1000 < whole:
-        follows = f"what is missing of {how} follows and it depends on this host meanwhile"
-        return f"Expected downtime {still:.1f} s: released then, {follows}."
+        return f": released then, what is missing of {how} follows and it depends on this host meanwhile"
     shorter = f"; --mode postcopy: about {BASE_SECONDS:.1f} s" if lazy and whole > 2 * BASE_SECONDS else ""
-    return f"Expected downtime {still:.1f} s: released when {how} are there{shorter}."
+    return f": released when {how} are there{shorter}"

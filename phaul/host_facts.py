@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import platform
 import re
+import time
 from pathlib import Path
 
 from phaul import codec, dirty, freezer, places
-from phaul.errors import Blocker, PhaulError, Refused
+from phaul.errors import Blocker, Caution, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
 from phaul.run import run
@@ -20,9 +22,10 @@ MIN_CRIU = (4, 1)
 MIN_CRIU_FOR_KERNEL = (((6, 16), (4, 2)), ((6, 13), (4, 1)))
 MIN_RSYNC = (3, 2)
 MIN_RUNC = (1, 1)
-PYCRIU_SENTENCE = (
-    "The Python module pycriu is not on {host}. It is not on PyPI: install the distribution's package python3-pycriu."
-)
+SECURITY_MODULES = Path("/sys/kernel/security/lsm")
+CLOCK_SECONDS = 5.0
+PYCRIU_MISSING = "The Python module pycriu is not on {host}"
+PYCRIU_REMEDY = "install the distribution's package python3-pycriu (it is not on PyPI)"
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -61,7 +64,15 @@ def gather() -> HostFacts:
         capabilities=able.words(),
         cpu=" ".join(sorted(_cpu_flags())),
         host_id=places.host_id(),
+        clock=time.time(),
+        security=_security_modules(),
     )
+
+
+def _security_modules() -> str:
+    with contextlib.suppress(OSError):
+        return SECURITY_MODULES.read_text().strip()
+    return ""
 
 
 def _has_feature(name: str) -> bool:
@@ -87,8 +98,8 @@ def tool_blockers(facts: HostFacts, where: str) -> list[Blocker]:
     """What is missing or too old on a host of these facts; `where` names the host for people."""
     found = []
     if version_of(facts.kernel) < MIN_KERNEL:
-        words = f"Kernel {facts.kernel} on {where} is too old: {dotted(MIN_KERNEL)} or newer is needed; upgrade it."
-        found.append(Blocker("kernel-too-old", words))
+        words = f"Kernel {facts.kernel} on {where} is too old"
+        found.append(Blocker("kernel-too-old", words, f"{dotted(MIN_KERNEL)} or newer is needed; upgrade it", where))
     if not facts.rsync or version_of(facts.rsync) < MIN_RSYNC:
         found.append(_tool_blocker("rsync", facts.rsync, MIN_RSYNC, where))
     needed = criu_needed(facts.kernel)
@@ -108,10 +119,9 @@ def criu_needed(kernel: str) -> tuple[int, ...]:
 
 def _tool_blocker(name: str, seen: str, needed: tuple[int, ...], where: str, why: str = "") -> Blocker:
     if not seen:
-        return Blocker(f"{name}-missing", f"{name} is not on {where}: install the package {name}.")
-    return Blocker(
-        f"{name}-too-old", f"{name} {seen} on {where} is too old{why}: {dotted(needed)} or newer is needed; upgrade it."
-    )
+        return Blocker(f"{name}-missing", f"{name} is not on {where}", f"install the package {name}", where)
+    remedy = f"{dotted(needed)} or newer is needed; upgrade it"
+    return Blocker(f"{name}-too-old", f"{name} {seen} on {where} is too old{why}", remedy, where)
 
 
 def runc_version() -> tuple[int, ...]:
@@ -126,26 +136,55 @@ def runc_blockers(where: str, seen: tuple[int, ...]) -> list[Blocker]:
 def pycriu_blockers(where: str) -> list[Blocker]:
     if importlib.util.find_spec("pycriu"):
         return []
-    return [Blocker("pycriu-missing", PYCRIU_SENTENCE.format(host=where))]
+    return [Blocker("pycriu-missing", PYCRIU_MISSING.format(host=where), PYCRIU_REMEDY, where)]
 
 
 def cpu_blockers(source: HostFacts, target: HostFacts) -> list[Blocker]:
     """CPU features that running code may use by now and that the target's CPU lacks."""
+    there = target.hostname
     lacking = sorted(set(source.cpu.split()) - set(target.cpu.split()))
     if source.machine != target.machine:
-        return [
-            Blocker(
-                "architecture",
-                f"This host is {source.machine}, {target.hostname} is {target.machine}: it cannot run there.",
-            )
-        ]
+        reason = f"This host is {source.machine}, {there} is {target.machine}: it cannot run there"
+        return [Blocker("architecture", reason, "choose another target", there)]
     if lacking:
         shown = " ".join(lacking[:8]) + (" …" if len(lacking) > 8 else "")
-        return [
-            Blocker(
-                "cpu-features",
-                f"The CPU of {target.hostname} lacks features that the program may use ({shown}): "
-                "choose another target, or --skip-cpu-check if you know that it does not use them.",
-            )
-        ]
+        reason = f"The CPU of {there} lacks features that the program may use ({shown})"
+        remedy = "choose another target, or --skip-cpu-check if you know that it does not use them"
+        return [Blocker("cpu-features", reason, remedy, there)]
     return []
+
+
+def cgroup_blockers(source: HostFacts, target: HostFacts) -> list[Blocker]:
+    """Tasks see the hierarchies that their host mounts."""
+    if source.cgroup_v2 == target.cgroup_v2:
+        return []
+    here, there = ("v2" if facts.cgroup_v2 else "v1" for facts in (source, target))
+    reason = f"This host has cgroup {here}, {target.hostname} has {there}, which the tasks would see change"
+    remedy = "boot either with systemd.unified_cgroup_hierarchy=1 (v2), or =0 (v1)"
+    return [Blocker("cgroup-version", reason, remedy, target.hostname)]
+
+
+def older_cautions(source: HostFacts, target: HostFacts) -> list[Caution]:
+    """What is older at the target than what the tasks, or their images, have come to know here."""
+    there = target.hostname
+    found = []
+    for name, one, two in (("CRIU", source.criu, target.criu), ("kernel", source.kernel, target.kernel)):
+        if version_of(two) < version_of(one) and two:
+            found.append(older(name, one, two, there))
+    return found
+
+
+def older(name: str, here: str, there: str, where: str) -> Caution:
+    reason = f"{name} {there} on {where} is older than {here} here, and may not restore what that wrote"
+    remedy = "upgrade it there; should the restore fail, it runs on here"
+    return Caution(f"{name.lower()}-older", f"{reason[0].upper()}{reason[1:]}", remedy, where)
+
+
+def clock_cautions(source: HostFacts, target: HostFacts, *, seconds: float) -> list[Caution]:
+    """A clock that would jump for the tasks; the target's was read `seconds` after this host's at most."""
+    apart = target.clock - source.clock
+    if -CLOCK_SECONDS <= apart <= CLOCK_SECONDS + seconds:
+        return []
+    way = "behind" if apart < 0 else "ahead of"
+    reason = f"The clock of {target.hostname} is {abs(apart):.0f} s {way} this host's"
+    return [Caution("clock", reason, "have NTP set both, or the program sees time jump", target.hostname)]

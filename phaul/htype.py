@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from phaul.errors import Blocker, UsageError
+from phaul.errors import Finding, UsageError
 from phaul.journal import Journal
 from phaul.messages_pb2 import Expectation
+from phaul.overview import Answer, Overview
 from phaul.tasks_seen import Written
 
 TABLE: dict[str, str] = {
@@ -88,7 +89,13 @@ class Source(Protocol):
 
     name: str  # what people call it
 
-    def check(self) -> list[Blocker]: ...
+    def check(self) -> Sequence[Finding]: ...
+
+    def facts(self) -> dict[str, str]:
+        """Versions and the like of what this host moves it with, by name, for people."""
+
+    def overview(self, lacks: list[str]) -> Overview:
+        """What would travel to a target that lacks that of the image."""
 
     def wanted(self) -> dict[str, Any]:
         """What the target needs to know, as JSON; `memory` is the tasks', `bytes` the trees' (if any), in bytes."""
@@ -146,8 +153,8 @@ class Target(Protocol):
     def __init__(self, wanted: dict[str, Any], journal: Journal) -> None: ...
 
     @staticmethod
-    def check(wanted: dict[str, Any]) -> tuple[list[Blocker], list[str]]:
-        """Blockers, and what of the image is lacking here. Reads only."""
+    def check(wanted: dict[str, Any]) -> Answer:
+        """Reads only; the document may be anything: raises ValueError, KeyError or TypeError where it is none."""
 
     def receive_image(self, chunks: Iterator[bytes]) -> None: ...
 

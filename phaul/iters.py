@@ -86,6 +86,8 @@ class Haul:
         resolve.refuse_unsettled(self.source.name)
         self.caller = Caller(self.reach.open("control"), tell=self.stats.was_asked)
         plan = preflight.plan(self.driver, self.source, self.caller, self.options)
+        for caution in plan.cautions:
+            self.show.say(f"Warning: {caution.sentence}", "warning")
         resolve.refuse_unsettled(self.source.name)
         with interrupts.shielded():
             self.record = journal.begin(
@@ -218,7 +220,7 @@ class Haul:
         begin = Begin(haul=self.name, haul_type=self.driver.name, subject=self.source.name, wanted=plan.wanted)
         self.token = self.caller.call(Request(begin=begin), timeout=ASK_SECONDS).begun.token
         self.prospect = Prospect(plan, self.options, self.stats, self.show)
-        self.prospect.choose(self._channel("speed"), self.source)
+        self.prospect.choose(self.reach, self.source)
         image = self.source.image(list(plan.lacks)) if plan.capabilities.image else None
         if image is not None:
             self._send("image", "image", image)

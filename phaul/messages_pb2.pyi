@@ -23,14 +23,6 @@ class Begun(_message.Message):
     token: bytes
     def __init__(self, token: _Optional[bytes] = ...) -> None: ...
 
-class Blocker(_message.Message):
-    __slots__ = ["code", "sentence"]
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    SENTENCE_FIELD_NUMBER: _ClassVar[int]
-    code: str
-    sentence: str
-    def __init__(self, code: _Optional[str] = ..., sentence: _Optional[str] = ...) -> None: ...
-
 class Check(_message.Message):
     __slots__ = ["facts", "haul_type", "wanted"]
     FACTS_FIELD_NUMBER: _ClassVar[int]
@@ -42,14 +34,16 @@ class Check(_message.Message):
     def __init__(self, haul_type: _Optional[str] = ..., wanted: _Optional[bytes] = ..., facts: _Optional[_Union[HostFacts, _Mapping]] = ...) -> None: ...
 
 class Checked(_message.Message):
-    __slots__ = ["blockers", "facts", "lacks"]
-    BLOCKERS_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ["facts", "findings", "lacks", "shown"]
     FACTS_FIELD_NUMBER: _ClassVar[int]
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
     LACKS_FIELD_NUMBER: _ClassVar[int]
-    blockers: _containers.RepeatedCompositeFieldContainer[Blocker]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
     facts: HostFacts
+    findings: _containers.RepeatedCompositeFieldContainer[Finding]
     lacks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ..., facts: _Optional[_Union[HostFacts, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ...) -> None: ...
+    shown: _containers.RepeatedCompositeFieldContainer[Fact]
+    def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., facts: _Optional[_Union[HostFacts, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ..., shown: _Optional[_Iterable[_Union[Fact, _Mapping]]] = ...) -> None: ...
 
 class Complete(_message.Message):
     __slots__ = ["haul", "patience_ms"]
@@ -81,6 +75,14 @@ class Expectation(_message.Message):
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
     def __init__(self, tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[OpenFile, _Mapping]]] = ..., mounts: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class Fact(_message.Message):
+    __slots__ = ["name", "value"]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
 class Failure(_message.Message):
     __slots__ = ["blockers", "code", "detail", "sentence", "status"]
     BLOCKERS_FIELD_NUMBER: _ClassVar[int]
@@ -88,12 +90,26 @@ class Failure(_message.Message):
     DETAIL_FIELD_NUMBER: _ClassVar[int]
     SENTENCE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
-    blockers: _containers.RepeatedCompositeFieldContainer[Blocker]
+    blockers: _containers.RepeatedCompositeFieldContainer[Finding]
     code: str
     detail: str
     sentence: str
     status: int
-    def __init__(self, code: _Optional[str] = ..., status: _Optional[int] = ..., sentence: _Optional[str] = ..., detail: _Optional[str] = ..., blockers: _Optional[_Iterable[_Union[Blocker, _Mapping]]] = ...) -> None: ...
+    def __init__(self, code: _Optional[str] = ..., status: _Optional[int] = ..., sentence: _Optional[str] = ..., detail: _Optional[str] = ..., blockers: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ...) -> None: ...
+
+class Finding(_message.Message):
+    __slots__ = ["blocks", "code", "reason", "remedy", "subject"]
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REMEDY_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    blocks: bool
+    code: str
+    reason: str
+    remedy: str
+    subject: str
+    def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., remedy: _Optional[str] = ..., subject: _Optional[str] = ..., blocks: bool = ...) -> None: ...
 
 class Held(_message.Message):
     __slots__ = ["subject"]
@@ -128,9 +144,10 @@ class HelloReply(_message.Message):
     def __init__(self, protocol: _Optional[int] = ..., version: _Optional[str] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ...) -> None: ...
 
 class HostFacts(_message.Message):
-    __slots__ = ["capabilities", "cgroup_v2", "cpu", "criu", "host_id", "hostname", "kernel", "machine", "rsync"]
+    __slots__ = ["capabilities", "cgroup_v2", "clock", "cpu", "criu", "host_id", "hostname", "kernel", "machine", "rsync", "security"]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     CGROUP_V2_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_FIELD_NUMBER: _ClassVar[int]
     CPU_FIELD_NUMBER: _ClassVar[int]
     CRIU_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
@@ -138,8 +155,10 @@ class HostFacts(_message.Message):
     KERNEL_FIELD_NUMBER: _ClassVar[int]
     MACHINE_FIELD_NUMBER: _ClassVar[int]
     RSYNC_FIELD_NUMBER: _ClassVar[int]
+    SECURITY_FIELD_NUMBER: _ClassVar[int]
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     cgroup_v2: bool
+    clock: float
     cpu: str
     criu: str
     host_id: str
@@ -147,7 +166,8 @@ class HostFacts(_message.Message):
     kernel: str
     machine: str
     rsync: str
-    def __init__(self, hostname: _Optional[str] = ..., machine: _Optional[str] = ..., kernel: _Optional[str] = ..., criu: _Optional[str] = ..., rsync: _Optional[str] = ..., cgroup_v2: bool = ..., capabilities: _Optional[_Iterable[str]] = ..., cpu: _Optional[str] = ..., host_id: _Optional[str] = ...) -> None: ...
+    security: str
+    def __init__(self, hostname: _Optional[str] = ..., machine: _Optional[str] = ..., kernel: _Optional[str] = ..., criu: _Optional[str] = ..., rsync: _Optional[str] = ..., cgroup_v2: bool = ..., capabilities: _Optional[_Iterable[str]] = ..., cpu: _Optional[str] = ..., host_id: _Optional[str] = ..., clock: _Optional[float] = ..., security: _Optional[str] = ...) -> None: ...
 
 class ImageFile(_message.Message):
     __slots__ = ["name", "size"]

@@ -18,11 +18,12 @@ from typing import Any
 
 import psutil
 
-from phaul import criu_api, freezer, sample, tasks_seen
+from phaul import criu_api, freezer, sample, task_checks, tasks_seen
 from phaul.errors import Blocker, HaulFailed, Refused
 from phaul.host_facts import pycriu_blockers
 from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
+from phaul.overview import REFUSED, Answer, Connection, Overview, Part
 from phaul.pid_files import FileSeen, files_of, lacking
 from phaul.tasks_seen import Written
 
@@ -72,26 +73,24 @@ class Source:
         found = pycriu_blockers("this host")
         status = tasks_seen.status_of(self.pid)
         if self.pid == 1 or "VmSize" not in status:
-            found.append(Blocker("not-movable", f"Process {self.pid} is the host's first process or a kernel thread."))
+            found.append(self._of("not-movable", "is the host's first process or a kernel thread", "name another one"))
         if os.getpid() in tree_of(self.pid):
-            found.append(
-                Blocker("not-movable", f"Process {self.pid} is an ancestor of this p.haul: start p.haul elsewhere.")
-            )
+            found.append(self._of("not-movable", "is an ancestor of this p.haul", "start p.haul elsewhere"))
         if os.getsid(self.pid) != self.pid and not self.options.shell_job:
-            found.append(
-                Blocker(
-                    "shell-job",
-                    f"Process {self.pid} belongs to a session of another process: move it with --shell-job.",
-                )
-            )
-        for connection in self._outside():
-            found.append(
-                Blocker(
-                    "connections",
-                    f"Process {self.pid} has a connection that would break ({connection}): close it first.",
-                )
-            )
-        return found + self._task_blockers()
+            found.append(self._of("shell-job", "belongs to a session of another process", "move it with --shell-job"))
+        for connection in self._outside()[:1]:
+            found.append(self._of("connections", f"has a connection that would break ({connection})", "close it first"))
+        return found + task_checks.of_tasks(tree_of(self.pid), f"process {self.pid}")
+
+    def _of(self, code: str, words: str, remedy: str) -> Blocker:
+        return Blocker(code, f"Process {self.pid} {words}", remedy, f"process {self.pid}")
+
+    def facts(self) -> dict[str, str]:
+        return {}
+
+    def overview(self, lacks: list[str]) -> Overview:
+        memory = Part("memory", "memory", tasks_seen.memory(tree_of(self.pid)))
+        return Overview((memory,), tuple(Connection(ends, REFUSED) for ends in self._outside()))
 
     def _outside(self) -> list[str]:
         """Its own connections to others; the namespace is the host's and has more."""
@@ -101,24 +100,7 @@ class Source:
                 for seen in psutil.Process(pid).net_connections(kind="tcp"):
                     if seen.raddr and not str(seen.raddr.ip).startswith("127."):
                         ends.append(f"{seen.laddr.ip}:{seen.laddr.port} - {seen.raddr.ip}:{seen.raddr.port}")
-        return ends[:1]
-
-    def _task_blockers(self) -> list[Blocker]:
-        found = []
-        statuses = [tasks_seen.status_of(pid) for pid in tree_of(self.pid)]
-        if any(status and status["State"][0] in "Tt" for status in statuses):
-            found.append(
-                Blocker("task-stopped", f"Process {self.pid} or a child is stopped or traced: let it continue first.")
-            )
-        foreign = any(status and status["Uid"].split()[0] != "0" for status in statuses)
-        if foreign and not tasks_seen.have_capability(tasks_seen.CAP_SYS_RESOURCE):
-            found.append(
-                Blocker(
-                    "cap-sys-resource",
-                    f"Process {self.pid} is not root's, and this P.Haul lacks CAP_SYS_RESOURCE to dump it.",
-                )
-            )
-        return found
+        return ends
 
     def wanted(self) -> Json:
         pids = tree_of(self.pid)
@@ -203,28 +185,23 @@ class Target:
         self.first = 0
 
     @staticmethod
-    def check(wanted: Json) -> tuple[list[Blocker], list[str]]:
+    def check(wanted: Json) -> Answer:
         here = os.uname().nodename
         found = pycriu_blockers(here)
         taken = [number for number in wanted["threads"] if Path(f"/proc/{int(number)}").exists()]
         if taken:
-            found.append(
-                Blocker(
-                    "pid-taken",
-                    f"Pid {taken[0]} is in use on {here}: the process keeps its pid; try again later or another host.",
-                )
-            )
+            reason = f"Pid {taken[0]} is in use on {here}, and the process keeps its pid"
+            found.append(Blocker("pid-taken", reason, "try again later or another host", here))
         root = Path(wanted["root"] or "/")
         seen = [FileSeen.of_document(document) for document in wanted["files"]]
         found += [
-            Blocker("file-differs", f"{words} on {here}: the process needs the same files there.")
+            Blocker("file-differs", f"{words} on {here}", "the process needs the same files there", here)
             for words in lacking(seen, root)
         ]
         if wanted["rpid"] and Path(wanted["rpid"]).exists():
-            found.append(
-                Blocker("file-exists", f"{wanted['rpid']} exists on {here}: name another file with --dst-rpid.")
-            )
-        return found, []
+            remedy = "name another file with --dst-rpid"
+            found.append(Blocker("file-exists", f"{wanted['rpid']} exists on {here}", remedy, here))
+        return Answer(tuple(found))
 
     def receive_image(self, chunks: Iterator[bytes]) -> None:
         raise HaulFailed("A process has no image.", code="no-image")

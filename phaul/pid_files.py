@@ -15,7 +15,7 @@ WRITING = os.O_WRONLY | os.O_RDWR
 
 @dataclass(frozen=True)
 class FileSeen:
-    """A file by its path; size in bytes, which says nothing where a process writes to it (`grows`)."""
+    """A file by its path; size in bytes, which may have become more where a process writes to it (`grows`)."""
 
     path: str
     size: int
@@ -33,15 +33,16 @@ def files_of(pids: list[int]) -> list[FileSeen]:
     """Each file once, by path."""
     found: dict[str, FileSeen] = {}
     for pid in pids:
-        for path in _mapped(pid):
+        for path in mapped(pid):
             with contextlib.suppress(OSError):
                 found.setdefault(path, FileSeen(path, os.stat(path).st_size, grows=False))
-        for seen in _open(pid):
+        for seen in opened(pid):
             found[seen.path] = seen
     return sorted(found.values(), key=lambda seen: seen.path)
 
 
-def _mapped(pid: int) -> set[str]:
+def mapped(pid: int) -> set[str]:
+    """Paths, as the process sees them."""
     with contextlib.suppress(OSError):
         lines = (PROC / str(pid) / "maps").read_text().splitlines()
         fields = [line.split(maxsplit=5) for line in lines]
@@ -49,7 +50,8 @@ def _mapped(pid: int) -> set[str]:
     return set()
 
 
-def _open(pid: int) -> list[FileSeen]:
+def opened(pid: int) -> list[FileSeen]:
+    """Regular files and fifos, by the paths that the process sees."""
     found = []
     with contextlib.suppress(OSError):
         for name in os.listdir(PROC / str(pid) / "fd"):
@@ -57,7 +59,11 @@ def _open(pid: int) -> list[FileSeen]:
                 entry = PROC / str(pid) / "fd" / name
                 seen = os.stat(entry)
                 path = os.readlink(entry)
-                if stat.S_ISREG(seen.st_mode) and path.startswith("/") and not path.endswith(" (deleted)"):
+                if (
+                    (stat.S_ISREG(seen.st_mode) or stat.S_ISFIFO(seen.st_mode))
+                    and path.startswith("/")
+                    and not path.endswith(" (deleted)")
+                ):
                     found.append(FileSeen(path, seen.st_size, grows=bool(_flags(pid, name) & WRITING)))
     return found
 
@@ -79,6 +85,6 @@ def lacking(files: list[FileSeen], root: Path) -> list[str]:
         except OSError:
             found.append(f"{seen.path} is missing")
             continue
-        if size != seen.size and not seen.grows:
+        if size != seen.size and not (seen.grows and size > seen.size):
             found.append(f"{seen.path} has {size} bytes instead of {seen.size}")
     return found

@@ -1,13 +1,15 @@
-"""All reasons of both hosts why a haul cannot work, before anything is touched: one Plan, or one refusal."""
+"""All reasons of both hosts why a haul cannot work, or needs care, before anything is touched."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import dataclass
 
 from phaul import codec, host_facts
-from phaul.errors import Blocked, Blocker, Refused
+from phaul.connection import finding_of
+from phaul.errors import Blocked, Blocker, Finding
 from phaul.htype import Capabilities, Driver, Source
 from phaul.messages_pb2 import Check, HostFacts, Request
 from phaul.xem_rpc import Caller
@@ -22,36 +24,83 @@ class Plan:
     capabilities: Capabilities
     wanted: bytes
     lacks: tuple[str, ...]
-    target: HostFacts
     memory: int
-    files: int = 0
+    cautions: tuple[Finding, ...] = ()
+    files: int = 0  # bytes in all of its trees
+
+
+@dataclass(frozen=True)
+class Host:
+    """What a host tells of itself, and what the driver there tells of what it works with."""
+
+    facts: HostFacts
+    shown: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Both hosts read, and nothing touched. `there` and `plan` are None where the target could not be asked."""
+
+    findings: tuple[Finding, ...]
+    here: Host
+    there: Host | None = None
+    plan: Plan | None = None
+
+    @property
+    def blockers(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.blocks)
 
 
 def plan(driver: Driver, source: Source, caller: Caller, options: argparse.Namespace) -> Plan:
     """Raises Blocked with every blocker of both hosts."""
+    seen = survey(driver, source, caller, options)
+    if seen.blockers or not seen.plan:
+        raise Blocked(seen.blockers)
+    return seen.plan
+
+
+def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Namespace) -> Survey:
+    """Everything that speaks against a haul, or for care."""
     facts = host_facts.gather()
-    blockers = [*_tools(facts, "this host", options), *source.check()]
-    if any(blocker.code in _NOTHING_TO_SHOW for blocker in blockers):
-        raise Blocked(tuple(blockers))
-    document = source.wanted()
+    here = Host(facts, source.facts())
+    found = [*_tools(facts, "this host", options), *source.check()]
+    if any(finding.code in _NOTHING_TO_SHOW for finding in found):
+        return Survey(tuple(found), here)
+    document = {**source.wanted(), "facts": here.shown}
     wanted = json.dumps(document).encode()
+    began = time.monotonic()
     request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
     checked = caller.call(request, timeout=CHECK_SECONDS).checked
-    there = checked.facts
-    if there.host_id == facts.host_id:
-        raise Refused("The target is this host itself: name another one.", code="same-host")
-    blockers += [*_tools(there, there.hostname, options), *_cpu(facts, there, options)]
-    blockers += [Blocker(blocker.code, blocker.sentence) for blocker in checked.blockers]
-    able = driver.capabilities & Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.capabilities)
+    there = Host(checked.facts, {fact.name: fact.value for fact in checked.shown})
+    if there.facts.host_id == facts.host_id:
+        same = Blocker("same-host", "The target is this host itself", "name another one", there.facts.hostname)
+        return Survey((same,), here, there)
+    found += _of_both(facts, there.facts, options, seconds=time.monotonic() - began)
+    found += map(finding_of, checked.findings)
+    hosts = Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.facts.capabilities)
+    able = driver.capabilities & hosts
+    found += _of_able(able, {"this host": facts, there.facts.hostname: there.facts}, options)
+    every = tuple(dict.fromkeys(found))
+    cautions = tuple(finding for finding in every if not finding.blocks)
+    made = Plan(able, wanted, tuple(checked.lacks), int(document["memory"]), cautions, int(document.get("bytes", 0)))
+    return Survey(every, here, there, made)
+
+
+def _of_both(here: HostFacts, there: HostFacts, options: argparse.Namespace, *, seconds: float) -> list[Finding]:
+    """What the hosts' own facts say; the target's are `seconds` old at most."""
+    found: list[Finding] = [*_tools(there, there.hostname, options), *_cpu(here, there, options)]
+    found += host_facts.cgroup_blockers(here, there)
+    found += host_facts.older_cautions(here, there)
+    return found + list(host_facts.clock_cautions(here, there, seconds=seconds))
+
+
+def _of_able(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Namespace) -> list[Blocker]:
+    found = [*_mode(able, hosts, options), *_compress(able, hosts, options)]
     if not able.hold:
-        blockers.append(
-            Blocker("hold", f"What is restored on {there.hostname} could not be held until it is verified.")
-        )
-    hosts = {"this host": facts, there.hostname: there}
-    blockers += [*_mode(able, hosts, options), *_compress(able, hosts, options)]
-    if blockers:
-        raise Blocked(tuple(dict.fromkeys(blockers)))
-    return Plan(able, wanted, tuple(checked.lacks), there, int(document["memory"]), int(document.get("bytes", 0)))
+        there = list(hosts)[-1]
+        reason = f"What is restored on {there} could not be held until it is verified"
+        found.append(Blocker("hold", reason, "choose another type of haul", there))
+    return found
 
 
 # A subject that does not run has nothing to ask the target about.
@@ -64,15 +113,18 @@ def _mode(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Nam
     wish = f"--mode {options.mode}" if asked else "--max-downtime"
     if (asked or options.max_downtime is not None) and not able.post_copy:
         why = [
-            f"CRIU and the kernel of {host} cannot restore lazily: leave it out."
+            (f"CRIU and the kernel of {host} cannot restore lazily", "leave it out", host)
             for host in _lacking(hosts, "post_copy")
         ]
     elif options.mode == "precopy" and not able.in_rounds:
-        why = [f"install the package python3-xxhash on {host}, or leave it out." for host in _lacking(hosts, "compare")]
+        why = [
+            (f"{host} lacks what memory is compared with", f"install the package python3-xxhash on {host}", host)
+            for host in _lacking(hosts, "compare")
+        ]
     else:
         return []
-    whys = why or ["memory of this haul type cannot follow it: leave it out."]
-    return [Blocker("mode", f"{wish} is not possible here: {why}") for why in whys]
+    whys = why or [("memory of what is hauled here cannot follow it", "leave it out", wish)]
+    return [Blocker("mode", f"{wish} is not possible here: {why}", remedy, where) for why, remedy, where in whys]
 
 
 def _lacking(hosts: dict[str, HostFacts], word: str) -> list[str]:
@@ -83,12 +135,16 @@ def _lacking(hosts: dict[str, HostFacts], word: str) -> list[str]:
 def _compress(able: Capabilities, hosts: dict[str, HostFacts], options: argparse.Namespace) -> list[Blocker]:
     if options.compress != codec.NAME or able.compress:
         return []
-    wish = f"--compress {options.compress} is not possible:"
+    wish = f"--compress {options.compress} is not possible"
     found = [
-        Blocker("compress", f"{wish} install the package {codec.PACKAGE} on {host}, or leave it out.")
+        Blocker(
+            "compress", f"{wish} on {host}", f"install the package {codec.PACKAGE} on {host}, or leave it out", host
+        )
         for host in _lacking(hosts, "compress")
     ]
-    return found or [Blocker("compress", f"{wish} what is hauled here cannot be compressed. Leave it out.")]
+    return found or [
+        Blocker("compress", f"{wish}: what is hauled here cannot be compressed", "leave it out", "--compress")
+    ]
 
 
 def _tools(facts: HostFacts, where: str, options: argparse.Namespace) -> list[Blocker]:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from phaul import forecast
-from phaul.connection import Connection
+from phaul import forecast, outlook
 from phaul.display import Display
 from phaul.htype import Source
 from phaul.mstats import Stats, readable
 from phaul.preflight import Plan
+from phaul.targets import Reach
 
 
 class Prospect:
     """Of a plan and its options; `rounds` is how it is known what to send in pre-copy, "" where there is none."""
 
     def __init__(self, plan: Plan, options: argparse.Namespace, stats: Stats, show: Display) -> None:
-        self._plan, self._stats, self._show = plan, stats, show
-        self._compress = options.compress if plan.capabilities.compress else "none"
+        self._plan, self._options, self._stats, self._show = plan, options, stats, show
         self._rate = 0.0
-        self.rounds = ""
-        if plan.capabilities.in_rounds and options.mode in ("auto", "precopy"):
-            self.rounds = forecast.TRACKED if plan.capabilities.pre_dump else forecast.COMPARED
+        self.rounds = outlook.rounds_of(plan, options)
         self._terms: dict[str, Any] = {
             "memory": plan.memory,
             "mode": options.mode,
@@ -31,18 +28,14 @@ class Prospect:
             "budget_ms": options.max_downtime,
         }
 
-    def choose(self, speed: Connection, source: Source) -> None:
+    def choose(self, reach: Reach, source: Source) -> None:
         """Every channel that is opened from now on is packed as it is chosen here."""
-        pace = self._stats.pace
-        rate = forecast.measure(speed, memory=self._plan.memory, pace=pace)
-        rate = min(rate, pace.rate or rate)
-        trial = forecast.attempt(source.sample(forecast.SAMPLE)) if self._compress != "none" else None
-        way = forecast.choose(self._compress, trial, rate)
-        self._stats.codec, self._rate = way.codec, way.rate
-        self._stats.expected_downtime = still = self._downtime(last=0)
+        seen = outlook.look(reach, source, self._plan, self._options, pace=self._stats.pace, thorough=False)
+        self._stats.codec, self._rate = seen.way.codec, seen.way.rate
+        self._stats.expected_downtime = still = seen.expected.downtime
         facts = {key: self._terms[key] for key in ("mode", "rounds", "memory")}
-        words = forecast.sentence(way=way, **self._terms)
-        self._show.say(words, "choice", **facts, codec=way.codec, rate=int(way.rate), expected_downtime=round(still, 3))
+        told = {**facts, "codec": seen.way.codec, "rate": int(seen.way.rate), "expected_downtime": round(still, 3)}
+        self._show.say(seen.expected.words, "choice", **told)
 
     def _downtime(self, *, last: int) -> float:
         return forecast.downtime(rate=self._rate, last=last, **self._terms)

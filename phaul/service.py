@@ -9,12 +9,11 @@ import re
 import threading
 import time
 
-from phaul import host_facts, htype, journal, pages_target, session
-from phaul.connection import Connection, failure_of, welcome
-from phaul.errors import Blocker, HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
+from phaul import forecast, host_facts, htype, journal, pages_target, session
+from phaul.connection import Connection, failure_of, message_of, welcome
+from phaul.errors import HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
 from phaul.link import Link
-from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Hello, Reply, Request, StateIs
-from phaul.messages_pb2 import Blocker as BlockerMessage
+from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Fact, Hello, Reply, Request, StateIs
 from phaul.session import Session
 from phaul.xem_rpc import serve
 
@@ -60,6 +59,9 @@ class Service:
             talk.ended()
 
     def _data(self, connection: Connection, hello: Hello) -> None:
+        if hello.channel == forecast.CHANNEL:
+            self._speed(connection)
+            return
         with self._lock:
             owner = next((s for s in self._sessions.values() if s.token == hello.token), None)
         if owner is None and self._pages(connection, hello):
@@ -79,6 +81,12 @@ class Service:
             failure = HaulFailed(f"The target failed on channel {hello.channel}: {error.strerror}.", code="target-os")
             with contextlib.suppress(LinkLost):
                 connection.send(Reply(failure=failure_of(failure)))
+
+    @staticmethod
+    def _speed(connection: Connection) -> None:
+        """Belongs to no haul: a check measures the link too."""
+        with contextlib.suppress(LinkLost):
+            connection.send(Reply(done=Done(note=session.pace_of(connection))))
 
     @staticmethod
     def _pages(connection: Connection, hello: Hello) -> bool:
@@ -254,15 +262,18 @@ def _state_on_disk(haul: str, peer: str) -> Reply:
 
 
 def _check(request: Check) -> Reply:
-    blockers: list[Blocker] = []
-    lacks: list[str] = []
     try:
         driver = htype.load(request.haul_type)
-        blockers, lacks = driver.target.check(json.loads(request.wanted))
+        answer = driver.target.check(json.loads(request.wanted))
     except (ValueError, KeyError, TypeError) as error:
         raise ProtocolError(f"The source sent a document that is none: {error!r}.") from None
-    messages = [BlockerMessage(code=blocker.code, sentence=blocker.sentence) for blocker in blockers]
-    return Reply(checked=Checked(blockers=messages, facts=host_facts.gather(), lacks=lacks))
+    checked = Checked(
+        findings=map(message_of, answer.findings),
+        facts=host_facts.gather(),
+        lacks=answer.lacks,
+        shown=[Fact(name=name, value=value) for name, value in answer.facts.items()],
+    )
+    return Reply(checked=checked)
 
 
 def recover_all() -> bool:

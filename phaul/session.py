@@ -9,17 +9,15 @@ import secrets
 import shutil
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from phaul import fs_haul, htype, images, journal, log, pages_target, places, tasks_seen, verify
+from phaul import forecast, fs_haul, htype, images, journal, log, pages_target, places, tasks_seen, verify
 from phaul.connection import Connection
 from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepare, Prepared, Reply, Restore, StateIs, Verify
 
 LOG = logging.getLogger("phaul.session")
-PACE_CHUNKS = 64
 
 
 class Session:
@@ -159,22 +157,21 @@ class Session:
     def carry(self, channel: Connection, name: str) -> None:
         """Serve one bulk channel to its end."""
         kind, _, number = name.partition(":")
-        carriers: dict[str, Callable[[], str | None]] = {
+        carriers: dict[str, Callable[[], None]] = {
             "image": lambda: self._receive_image(channel),
             "tree": lambda: fs_haul.receive(self._tree(number), channel, self.work),
             "pages": lambda: pages_target.carry(self.haul, channel.link, name),
             "history": lambda: self.target.keep_history(number, channel.link.recv_chunks()),
             "recent": lambda: self.target.keep_recent(channel.link.recv_chunks()),
-            "speed": lambda: _pace_of(channel),
             "images": lambda: images.receive(places.private_dir(self._images), channel),
         }
         if kind not in carriers:
             raise ProtocolError(f"The peer asked for the unknown channel {name[:40]!r}.")
         self.channels.add(channel)
         try:
-            note = carriers[kind]()
+            carriers[kind]()
             if kind not in ("tree", "pages"):
-                channel.send(Reply(done=Done(note=note)))
+                channel.send(Reply(done=Done()))
         finally:
             self.channels.discard(channel)
 
@@ -191,9 +188,14 @@ class Session:
             raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
 
 
-def _pace_of(channel: Connection) -> str:
-    came = deque(((time.monotonic(), len(chunk)) for chunk in channel.link.recv_chunks()), maxlen=PACE_CHUNKS)
-    return later_pace(list(came))
+def pace_of(channel: Connection) -> str:
+    """How fast what comes on the channel "speed" came, of which nothing is kept. Raises ProtocolError for too much."""
+    came = []
+    for chunk in channel.link.recv_chunks():
+        came.append((time.monotonic(), len(chunk)))
+        if sum(length for _, length in came) > forecast.PROBE_BYTES:
+            raise ProtocolError(f"{channel.peer} sends more than is needed to measure the link.")
+    return later_pace(came)
 
 
 def later_pace(came: list[tuple[float, int]]) -> str:

@@ -74,6 +74,25 @@ def _open_files(pid: int, inner: int) -> list[OpenFile]:
     return found
 
 
+@dataclass(frozen=True)
+class Mount:
+    """A line of proc(5) mountinfo: where the task sees it, device as "major:minor", and the file system's type."""
+
+    point: str
+    device: str
+    kind: str
+
+
+def mounts(pid: int) -> list[Mount]:
+    """What the task has mounted; nothing where it is gone."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (PROC / str(pid) / "mountinfo").read_text().splitlines():
+            fields = line.split()
+            found.append(Mount(fields[4], fields[2], fields[fields.index("-") + 1]))
+    return found
+
+
 def mount_points(pid: int) -> list[str]:
     """Mount points as the task sees them, sorted; field 5 of proc(5) mountinfo."""
     lines = (PROC / str(pid) / "mountinfo").read_text().splitlines()
@@ -142,14 +161,14 @@ def connections(pid: int) -> Connections:
                 _, local, remote, state = line.split()[:4]
                 if state in (LISTEN, TIME_WAIT):
                     continue
-                if _is_loopback(local) and _is_loopback(remote):
+                if is_loopback(local) and is_loopback(remote):
                     inside += 1
                 else:
-                    outside.append(f"{_readable(local)} - {_readable(remote)}")
+                    outside.append(f"{readable(local)} - {readable(remote)}")
     return Connections(tuple(outside), inside)
 
 
-def _is_loopback(end: str) -> bool:
+def is_loopback(end: str) -> bool:
     address = end.partition(":")[0]
     if len(address) == 8:
         return address.endswith("7F")
@@ -158,7 +177,7 @@ def _is_loopback(end: str) -> bool:
     )
 
 
-def _readable(end: str) -> str:
+def readable(end: str) -> str:
     address, _, port = end.partition(":")
     if len(address) == 32 and not address.startswith("0000000000000000FFFF0000"):
         return f"[{address.lower()}]:{int(port, 16)}"
@@ -181,14 +200,22 @@ def waits_in_vfork(pid: int) -> bool:
     return False
 
 
-def uses_io_uring(pid: int) -> bool:
+def descriptors(pid: int) -> set[str]:
+    """What the links in its fd directory say: paths, "anon_inode:[io_uring]", "socket:[123]" and the like."""
+    found = set()
     directory = PROC / str(pid) / "fd"
     with contextlib.suppress(OSError):
         for name in os.listdir(directory):
             with contextlib.suppress(OSError):
-                if os.readlink(directory / name).startswith("anon_inode:[io_uring]"):
-                    return True
-    return False
+                found.add(os.readlink(directory / name))
+    return found
+
+
+def namespace(pid: int, kind: str) -> str:
+    """Its namespace of that kind (namespaces(7)), as one word; "": gone."""
+    with contextlib.suppress(OSError):
+        return os.readlink(PROC / str(pid) / "ns" / kind)
+    return ""
 
 
 def have_capability(number: int) -> bool:

@@ -61,6 +61,35 @@ def refused(done: Done, code: str, status: int = 3, *, program: str = "p.haul", 
     return sentence
 
 
+def refusal(a: Host, b: Host, code: str, *options: str, subject: str = "bad", kind: str = "docker") -> str:
+    """The sentence that the haul of it to b is refused with, which is what its check found, and all that it found.
+
+    Raises AssertionError where that is not so, or anything has changed on a host.
+    """
+    with unchanged(a, b):
+        said = refused(haul(a, kind, *options, "--", subject, b.ip, check=False), code)
+        done, found = checked(a, b, *options, subject=subject, kind=kind)
+    assert done.code == 3, done
+    if "error" in found:
+        assert found["error"] == {"code": code, "status": 3, "sentence": said}
+        return said
+    assert found["verdict"] == "blocked"
+    (blocker,) = [one for one in found["findings"] if one["level"] == "blocker"]
+    assert blocker["code"] == code
+    assert said == f"{blocker['reason']}: {blocker['remedy']}."
+    assert blocker["subject"]
+    return said
+
+
+def checked(
+    a: Host, b: Host, *options: str, subject: str = "bad", kind: str = "docker", env: dict[str, str] | None = None
+) -> tuple[Done, dict[str, Any]]:
+    """How `p.haul check --json` of it ended, and its document."""
+    done = haul(a, "check", kind, "--json", *options, "--", subject, b.ip, check=False, env=env)
+    found: dict[str, Any] = json.loads(done.out)
+    return done, found
+
+
 def summary(done: Done) -> Summary:
     """The lines at the end of a haul, read. Raises AssertionError where they are not there."""
     found = re.search(

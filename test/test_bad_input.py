@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hauling import haul, inspect, python, refused, state, unchanged, wait_for
+from hauling import haul, inspect, python, refusal, refused, state, unchanged, wait_for
 from lab import Host, images
 
 CAP_SYS_RESOURCE = 24
@@ -30,6 +30,12 @@ USAGE = [
     (["docker", "web", "10.0.0.2", "--dst-id", "-rf"], "usage", "--dst-id"),
     *((["docker", "web", "10.0.0.2", "--port", port], "usage", "--port") for port in ("x", "0", "-1", "65536", "1e3")),
     (["pid", "1"], "usage", "target"),
+    (["check"], "usage", "TYPE"),
+    (["check", "frobnicate", "web", "10.0.0.2"], "unknown-type", "docker, pid"),
+    (["check", "pair", "10.0.0.2"], "unknown-type", "docker, pid"),
+    (["check", "docker", "web"], "usage", "target"),
+    (["check", "docker", "web", "10.0.0.2", "--dst-id", "a b"], "usage", "'a b' is no name"),
+    (["check", "docker", "web", "10.0.0.2", "--port", "x"], "usage", "--port"),
     (["pair"], "usage", "target"),
     (["pair", "10.0.0.2", "--code", "ABC"], "bad-code", "12 letters"),
     (["pair", "10.0.0.2/8", "--code", "ABCD-EFGH-JKLM"], "bad-name", "10.0.0.2/8"),
@@ -83,12 +89,6 @@ def start(host: Host, *arguments: str) -> str:
     return host.docker("run", "-d", "--name", "bad", *arguments, *SLEEP)
 
 
-def refusal(a: Host, b: Host, code: str, *options: str, subject: str = "bad") -> str:
-    """The sentence that the haul of the container is refused with."""
-    with unchanged(a, b):
-        return refused(haul(a, "docker", subject, b.ip, *options, check=False), code)
-
-
 def test_command_lines_that_make_no_sense(a: Host, b: Host) -> None:
     with unchanged(a, b):
         for argv, code, words in USAGE:
@@ -107,9 +107,12 @@ def test_what_is_no_address(a: Host, b: Host) -> None:
 
 
 def test_help_says_it_all(a: Host) -> None:
-    for program, words in (("p.haul", ("docker", "pid", "pair", "--resolve")), ("p.haul-service", ("setup", "pair"))):
+    for program, words in (
+        ("p.haul", ("docker", "pid", "check", "pair", "--resolve")),
+        ("p.haul-service", ("setup", "pair")),
+    ):
         said = a.run(program, "--help").out
-        assert all(word in said for word in (*words, "exit status:", "10 it runs at the target")), said
+        assert all(word in said for word in (*words, "exit status:", "10 it runs at the target", "11 check:")), said
 
 
 @pytest.mark.parametrize("subject", ["nosuch", "", "..", "bad/json?x=1", "bad%2fjson"])
@@ -129,6 +132,7 @@ def test_a_prefix_of_more_than_one_id(a: Host, b: Host) -> None:
 def test_no_such_process(a: Host, b: Host, subject: str) -> None:
     with unchanged(a, b):
         refused(haul(a, "pid", "--", subject, b.ip, check=False), "no-such-process")
+        refused(haul(a, "check", "pid", "--", subject, b.ip, check=False), "no-such-process")
 
 
 def test_never_started(a: Host, b: Host) -> None:
@@ -270,7 +274,8 @@ def test_not_root(a: Host, b: Host) -> None:
     start(a)
     nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all")
     with unchanged(a, b):
-        for argv in (["docker", "bad", b.ip], ["pid", "1", b.ip], ["pair", b.ip], ["--resolve", "bad"]):
+        check = ["check", "docker", "bad", b.ip]
+        for argv in (["docker", "bad", b.ip], check, ["pid", "1", b.ip], ["pair", b.ip], ["--resolve", "bad"]):
             refused(a.run(*nobody, "p.haul", *argv, check=False), "not-root")
         for argv in ([], ["setup"], ["pair"], ["--stdio"]):
             done = b.run(*nobody, "p.haul-service", *argv, check=False)

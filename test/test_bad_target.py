@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hauling import haul, python, refused, stand_in, unchanged, without_runtime
+from hauling import haul, python, refusal, refused, stand_in, without_runtime
 from lab import Host, Lab
 
 SLEEP = ("busybox", "sleep", "100000")
@@ -32,12 +32,6 @@ TOOLS = {
 
 def start(host: Host, *arguments: str) -> None:
     host.docker("run", "-d", "--name", "bad", *arguments, *SLEEP)
-
-
-def refusal(a: Host, b: Host, code: str, *options: str) -> str:
-    """The sentence that the haul of the container is refused with."""
-    with unchanged(a, b):
-        return refused(haul(a, "docker", "bad", b.ip, *options, check=False), code)
 
 
 @pytest.mark.parametrize("options", [(), ("--dst-id", "elsewhere")])
@@ -179,8 +173,7 @@ def test_pycriu_is_missing(served: Lab, a: Host, b: Host, where: str) -> None:
         pid = next(pid for pid in pids_of(a, "time.sleep(100000)"))
         host.run("mv", module, f"{module}.away")
         try:
-            with unchanged(a, b):
-                said = refused(haul(a, "pid", pid, b.ip, check=False), "pycriu-missing")
+            said = refusal(a, b, "pycriu-missing", subject=pid, kind="pid")
         finally:
             host.run("mv", f"{module}.away", module)
     assert "python3-pycriu" in said and ("on this host" if where == "a" else "on b") in said

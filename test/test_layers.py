@@ -11,24 +11,25 @@ from pathlib import Path
 import pytest
 
 from phaul import args_parser, display_json, htype
+from phaul.check_command import STATUS_WARNINGS
 from phaul.errors import BY_STATUS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "phaul"
 # A module imports only from layers above its own in this table, and in its own only what stands before it.
 LAYERS = {
-    "ground": "errors codec places messages_pb2 log run pace mstats outcome interrupts streams display "
-    "display_json display_live views report_page report tasks criu_log uffd dirty spans inotify "
-    "diagnosis",
+    "ground": "errors codec places messages_pb2 log run pace mstats overview outcome interrupts streams display "
+    "display_json display_live views report_page report tasks criu_log uffd dirty spans inotify diagnosis",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
     "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
-    "host": "freezer tasks_seen sample journal htype host_facts verify",
+    "host": "freezer tasks_seen sockets_seen task_checks firewall sample journal htype host_facts verify",
     "files": "forecast pre_copy pre_compare images fs_haul fs_haul_subtree fs_watch fs_changes fs_passes",
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
-    "docker_logs docker_lazy docker_dump docker_restore docker_checks docker_target_checks docker_source docker_target "
-    "p_haul_docker",
-    "workers": "preflight prospect session service post_copy resolve guard desk iters",
-    "programs": "host_setup history overview args_parser service_args manual pager_keeper pager",
+    "docker_logs docker_lazy docker_dump docker_restore docker_mount_checks docker_checks docker_host_checks "
+    "docker_target_checks docker_source docker_target p_haul_docker",
+    "workers": "preflight outlook prospect session service post_copy resolve guard check desk iters",
+    "programs": "host_setup history standing check_document check_text check_command args_parser service_args manual "
+    "pager_keeper pager",
     "alone": "bridge shim",  # started by others with the bare interpreter
 }
 # Whoever is not run.py and starts processes has a reason, which its docstrings give.
@@ -182,7 +183,7 @@ def statuses() -> dict[int, str]:
 
 
 def test_every_status_that_can_be_is_documented() -> None:
-    assert statuses().keys() == {0, 1, *BY_STATUS}
+    assert statuses().keys() == {0, 1, *BY_STATUS, STATUS_WARNINGS}
 
 
 @pytest.mark.parametrize("program", ["p.haul", "p.haul-service"])

@@ -13,6 +13,7 @@ from lab import Host, workloads
 from lab.waiting import until
 
 from phaul import args_parser, manual
+from phaul.check_command import STATUS_WARNINGS
 
 PAGES = ("p.haul.1", "p.haul-service.8")
 COMPLETE = """
@@ -49,7 +50,9 @@ def test_every_option_and_status_is_there() -> None:
     parsers = [args_parser.parser(), *manual._commands(args_parser.parser()).values()]
     options = {name for one in parsers for action in one._actions for name in action.option_strings} - {"-h", "--help"}
     assert [name for name in options if not re.search(rf"^ +(\S+, )?{name}\b", text, re.MULTILINE)] == []
-    assert re.findall(r"^       (\d+) +[a-z]", text, re.MULTILINE) == [str(number) for number in range(11)]
+    assert re.findall(r"^       (\d+) +[a-z]", text, re.MULTILINE) == [
+        str(number) for number in range(STATUS_WARNINGS + 1)
+    ]
     assert "stopcopy: released when all memory is" in text and "\\" not in text
     assert "--bind-addr ADDR" in read("p.haul-service.8")
 

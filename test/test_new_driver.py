@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from phaul import htype, journal, places
+from phaul import check, htype, journal, places
 from phaul.display import Plain
 from phaul.errors import Blocked, HaulFailed, Refused, UsageError
 from phaul.iters import Haul, Outcome
@@ -25,7 +25,8 @@ DRIVER = """
 import contextlib
 import json
 from pathlib import Path
-from phaul.errors import Blocker, HaulFailed, Refused
+from phaul.errors import Blocker, Caution, HaulFailed, Refused
+from phaul.overview import Answer, Overview, Part
 from phaul.htype import Capabilities, Dumped, Tree, Written
 from phaul.messages_pb2 import Expectation
 
@@ -45,7 +46,12 @@ class Source:
         if not self.here.exists():
             raise Refused(f"There is no note {{subject!r}}.", code="no-such-note")
     def check(self):
-        return [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else []
+        found = [Caution("old", "It is old", "copy it soon")] if (self.here / "old").exists() else []
+        return found + [Blocker("secret", "It is secret.")] if (self.here / "secret").exists() else found
+    def facts(self):
+        return {{"pen": "2"}}
+    def overview(self, lacks):
+        return Overview((Part("image", "paper", len(lacks)), Part("memory", "memory", 11)))
     def wanted(self):
         return {{"note": self.name, "memory": 0, "breaks": (self.here / "breaks").exists()}}
     def trees(self):
@@ -89,7 +95,8 @@ class Target:
     @staticmethod
     def check(wanted):
         taken = (TOP / "there" / wanted["note"]).exists()
-        return [Blocker("note-taken", "It is there already.")] if taken else [], ["page-1", "page-2"]
+        found = (Blocker("note-taken", "It is there already."),) if taken else ()
+        return Answer(found, ("page-1", "page-2"), {{"pen": wanted["facts"]["pen"] + ".1"}})
     def receive_image(self, chunks):
         told("received:%d" % sum(map(len, chunks)))
     def prepare(self):
@@ -194,6 +201,12 @@ class World:
         self.stats = Stats()
         source = driver.source(name, options)
         return Haul(driver, source, reach, options, self.stats, Plain(self.stats, self.lines)).run()
+
+    def check(self, name: str) -> check.Report:
+        driver = htype.load("note")
+        options = argparse.Namespace(**vars(OPTIONS), port=self.port, bandwidth=0)
+        reach = TlsReach("127.0.0.1", self.port, self.identity, self.peers)
+        return check.examine(driver, driver.source(name, options), reach, options)
 
     def told(self) -> list[str]:
         return (self.top / "told").read_text().split() if (self.top / "told").exists() else []
@@ -306,6 +319,37 @@ def test_its_refusals_are_told_and_nothing_is_touched(world: World) -> None:
     with pytest.raises(Blocked) as caught:
         world.haul("letter")
     assert [blocker.code for blocker in caught.value.blockers] == ["secret", "note-taken"]
+    assert world.told() == [] and world.states(journal.SOURCE) == world.states(journal.TARGET) == []
+
+
+def test_what_cannot_be_held_is_refused(world: World) -> None:
+    write_driver(world, NOTHING_ELSE.replace("hold=True", "hold=False"))
+    world.note("letter")
+    with pytest.raises(Blocked) as caught:
+        world.haul("letter")
+    assert [blocker.code for blocker in caught.value.blockers] == ["hold"]
+
+
+def test_its_warnings_are_told_and_it_moves(world: World) -> None:
+    write_driver(world, NOTHING_ELSE)
+    world.note("letter", "old")
+    world.haul("letter")
+    assert "Warning: It is old: copy it soon.\n" in world.lines.getvalue()
+    assert (world.there("letter") / "text").exists()
+
+
+def test_its_check(world: World) -> None:
+    """What both hosts say, and nothing is touched; the estimate is of what the driver says that would move."""
+    write_driver(world, NOTHING_ELSE)
+    world.note("letter", "old")
+    told = world.check("letter")
+    assert (told.verdict, [finding.code for finding in told.findings]) == ("warnings", ["old"])
+    assert told.survey.there and (told.survey.here.shown, told.survey.there.shown) == ({"pen": "2"}, {"pen": "2.1"})
+    assert told.overview and [part.size for part in told.overview.parts] == [2, 11]
+    assert told.outlook and told.outlook.link > 0
+    world.note("postcard", "secret", "old")
+    told = world.check("postcard")
+    assert (told.verdict, [finding.code for finding in told.findings]) == ("blocked", ["secret", "old"])
     assert world.told() == [] and world.states(journal.SOURCE) == world.states(journal.TARGET) == []
 
 

@@ -18,7 +18,7 @@ from puppet import PAGE, WORDS, Puppet
 from phaul import forecast, preflight, sample, session
 from phaul.args_parser import parser
 from phaul.connection import Connection
-from phaul.errors import UsageError
+from phaul.errors import LinkLost, ProtocolError, UsageError
 from phaul.forecast import Trial, Way, choose
 from phaul.htype import Capabilities
 from phaul.link import Link
@@ -189,7 +189,7 @@ def probed(note: str | None) -> Iterator[Connection]:
     with ThreadPoolExecutor(1) as pool, contextlib.closing(theirs):
 
         def serve() -> None:
-            seen = session._pace_of(theirs)
+            seen = session.pace_of(theirs)
             theirs.send(Reply(done=Done(note=seen if note is None else note)))
 
         serving = pool.submit(serve)
@@ -209,6 +209,17 @@ def test_the_target_tells() -> None:
         assert forecast.measure(channel, memory=MIB, pace=Pace()) == 12345678
     with probed(None) as channel:
         assert forecast.measure(channel, memory=1024 * MIB, pace=Pace()) > 1000
+
+
+def test_more_than_is_needed_to_measure_is_not_taken() -> None:
+    ours, theirs = (Connection(Link(sock, "peer")) for sock in socket.socketpair())
+    chunks = itertools.repeat(bytes(forecast.PROBE_CHUNK))
+    with ThreadPoolExecutor(1) as pool, contextlib.closing(ours):
+        sending = pool.submit(ours.link.send_chunks, chunks)
+        with contextlib.closing(theirs), pytest.raises(ProtocolError, match="more than is needed"):
+            session.pace_of(theirs)
+        with pytest.raises(LinkLost):
+            sending.result(SOON)
 
 
 # The statistics

@@ -184,7 +184,7 @@ WHOLE = {
     ],
 )
 def test_what_is_foretold(other: dict[str, object], words: list[str]) -> None:
-    said = forecast.sentence(**{**WHOLE, **other})  # type: ignore[arg-type]
+    said = forecast.expect(**{**WHOLE, **other}).words  # type: ignore[arg-type]
     assert [word for word in words if word not in said] == []
     assert said.endswith(". So.")
     assert ("--mode postcopy" in said) == ("--mode postcopy" in words)

@@ -68,8 +68,8 @@ def test_connections_inside_and_outside() -> None:
     ],
 )
 def test_addresses_as_the_kernel_writes_them(end: str, loopback: bool, readable: str) -> None:
-    assert tasks_seen._is_loopback(end) is loopback
-    assert tasks_seen._readable(end) == readable
+    assert tasks_seen.is_loopback(end) is loopback
+    assert tasks_seen.readable(end) == readable
 
 
 @pytest.mark.parametrize(("state", "counts"), [("01", True), ("02", True), ("08", True), ("0A", False), ("06", False)])
@@ -88,7 +88,7 @@ def test_a_process_that_is_gone() -> None:
     assert tasks_seen.status_of(gone.pid) == {}
     assert tasks_seen.connections(gone.pid) == tasks_seen.Connections((), 0)
     assert tasks_seen.written_through_maps(gone.pid) == set()
-    assert not tasks_seen.uses_io_uring(gone.pid)
+    assert tasks_seen.descriptors(gone.pid) == set() and tasks_seen.namespace(gone.pid, "pid") == ""
     assert not tasks_seen.expectation([gone.pid], mounts=False).tasks
 
 
