@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, sockets_seen, task_checks, tasks_seen
+from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, task_checks, task_sockets, tasks_seen
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.fs_haul_subtree import everything_in
@@ -120,9 +120,9 @@ def bound_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
     """Sockets at the container's own address, which is not there yet when CRIU restores them, and may be another."""
     if shares_host_network(inspect):
         return []
-    bound = sorted(sockets_seen.bound(pid))
+    bound = sorted(task_sockets.bound(pid))
     # What a look later does not show any more (a question to a name server, say) passes.
-    bound = [address for address in bound if address in sockets_seen.bound(pid)]
+    bound = [address for address in bound if address in task_sockets.bound(pid)]
     if not bound:
         return []
     words = f"has a socket bound to its own address ({bound[0]})"

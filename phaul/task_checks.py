@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from phaul import sockets_seen, tasks_seen
+from phaul import task_sockets, tasks_seen
 from phaul.errors import Blocker
 
 # What CRIU (4.2) dumps of what the kernel shows as "anon_inode:…", and of the sockets' protocols.
@@ -39,7 +39,7 @@ def _open(pids: list[int], what: str) -> list[Blocker]:
 
 def _sockets(pids: list[int], what: str) -> list[Blocker]:
     found = []
-    for kind in sorted(sockets_seen.kinds(pids)):
+    for kind in sorted(task_sockets.kinds(pids)):
         if kind.removesuffix("v6") not in SOCKETS:
             reason = f"A program in {what} has a socket of a kind that CRIU cannot dump ({kind})"
             go = " (in Go's programs by GODEBUG=multipathtcp=0)" if kind.startswith("MPTCP") else ""
@@ -48,7 +48,7 @@ def _sockets(pids: list[int], what: str) -> list[Blocker]:
 
 
 def _peers(pids: list[int], what: str) -> list[Blocker]:
-    peers = sorted(sockets_seen.unix_peers(pids))
+    peers = sorted(task_sockets.unix_peers(pids))
     if not peers:
         return []
     reason = f"A program in {what} is connected to others on this host by unix sockets ({', '.join(peers[:3])})"

@@ -22,7 +22,7 @@ LAYERS = {
     "display_json display_live views report_page report tasks criu_log uffd dirty spans inotify diagnosis",
     "wire": "relay handshakes keys link tls ssh connection xem_rpc targets pairing listener",
     "memory": "pages_wire pages_images pages_store pages_source pages_target pages_asker pages_filler",
-    "host": "freezer tasks_seen sockets_seen task_checks firewall sample journal htype host_facts verify",
+    "host": "freezer tasks_seen task_sockets task_checks firewall sample journal htype host_facts verify",
     "files": "forecast pre_copy pre_compare images fs_haul fs_haul_subtree fs_watch fs_changes fs_passes",
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
     "docker_logs docker_lazy docker_dump docker_restore docker_mount_checks docker_checks docker_host_checks "
