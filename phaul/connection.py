@@ -17,7 +17,7 @@ from phaul.errors import Blocked, Blocker, PhaulError, ProtocolError, from_peer
 from phaul.link import SILENCE_S, Link
 from phaul.relay import MAX_CHUNK
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_MESSAGE = 4 << 20
 HELLO_S = 30.0
 

@@ -108,21 +108,7 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
             f"Program {halted[0]} in {name} is stopped or traced: let it continue (kill -CONT) or detach the debugger."
         )
         found.append(Blocker("task-stopped", sentence))
-    return found + connection_blockers(inspect["State"]["Pid"], inspect, name)
-
-
-def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
-    """Connections to others end at another address: refused rather than broken."""
-    if inspect["HostConfig"]["NetworkMode"] == "host":
-        return []
-    outside = tasks_seen.connections(pid).outside
-    if not outside:
-        return []
-    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-    sentence = (
-        f"Container {name} has connections that its new address would break ({outside[0]}{more}): close them first."
-    )
-    return [Blocker("connections", sentence)]
+    return found
 
 
 def execs(engine: Engine, inspect: Json) -> list[Json]:

@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_checks, docker_config, docker_image, docker_rootfs, host_facts
+from phaul import docker_checks, docker_config, docker_image, docker_network_checks, docker_rootfs, host_facts
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 
@@ -35,7 +35,8 @@ class Check:
         """Every blocker at once; `lacks` is filled as well."""
         found = [*host_facts.runc_blockers(self.here, host_facts.runc_version()), *self._engine(), *self._image()]
         found += [*self._name(), *self._volumes()]
-        found += [*self._networks(), *self._ports(), *self._binds(), *self._profile()]
+        found += docker_network_checks.look(self.engine, self.wanted, self.here).blockers
+        found += [*self._ports(), *self._binds(), *self._profile()]
         return [*found, *self._disk(), *self._memory()]
 
     def _engine(self) -> list[Blocker]:
@@ -85,22 +86,6 @@ class Check:
                 if path.is_dir() and any(path.iterdir()):
                     sentence = f"Volume {volume['Name']} exists on {self.here} with other content: remove it there."
                     found.append(Blocker("volume-exists", sentence))
-        return found
-
-    def _networks(self) -> list[Blocker]:
-        found = []
-        here = {network["Name"]: network for network in self.engine.networks()}
-        for network in self.wanted["networks"]:
-            there = here.get(network["Name"])
-            if network["Scope"] != "local" and not there:
-                sentence = (
-                    f"Network {network['Name']} is of the scope {network['Scope']}: make it on {self.here} first."
-                )
-                found.append(Blocker("network", sentence))
-            elif there and there["Driver"] != network["Driver"]:
-                drivers = f"the driver {there['Driver']}, not {network['Driver']}"
-                sentence = f"Network {network['Name']} on {self.here} has {drivers}: remove or rename it there."
-                found.append(Blocker("network", sentence))
         return found
 
     def _ports(self) -> list[Blocker]:

@@ -8,7 +8,7 @@ import platform
 import re
 from pathlib import Path
 
-from phaul import codec, dirty, freezer, places
+from phaul import codec, dirty, freezer, net_ns, places
 from phaul.errors import Blocker, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
@@ -48,7 +48,7 @@ def gather() -> HostFacts:
         pre_dump=dirty.possible(),
         compare=bool(importlib.util.find_spec("xxhash")),
         post_copy=_has_feature("uffd-noncoop"),
-        tcp_keep=False,
+        tcp_keep=net_ns.can_lock(),
         compress=codec.possible(),
     )
     return HostFacts(

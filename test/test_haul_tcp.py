@@ -1,0 +1,164 @@
+"""Connections that are established while their container moves: they go on, are closed, or keep it where it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from faults import STALE_SOCKET, all_settled, at_point
+from hauling import haul, inspect, left, refused, state, unchanged, wait_for
+from lab import Host, Lab
+from lab.neighbour import Neighbour
+from lab.residue import residue
+from lab.service import Service, pair
+from links import LINK, load_apps, make_link, on_link, redis, writing, written
+
+LONGEST_S = 8  # that a client may wait in a haul which fails
+# Connects to a server, and says what becomes of that.
+WAITS = """
+import socket, sys
+server = socket.create_connection((sys.argv[1], int(sys.argv[2])), 100)
+server.sendall(b"PING\\r\\n")
+print(server.recv(100))
+try:
+    print("closed" if server.recv(100) == b"" else "?")
+except ConnectionResetError:
+    print("closed")
+"""
+
+
+@pytest.fixture
+def neighbour(paired: Lab, clean_lab: Lab) -> Iterator[Neighbour]:
+    """Somebody on the link between the hosts; both engines have the image of redis."""
+    load_apps(*paired.hosts)
+    with Neighbour(paired) as somebody:
+        yield somebody
+
+
+@pytest.fixture
+def address(paired: Lab, neighbour: Neighbour) -> str:
+    """Redis answers there: a container of a, in a network of the link."""
+    a, _ = paired.hosts
+    make_link(a)
+    address = on_link(paired, 50)
+    redis(a, "--network", LINK, "--ip", address)
+    return address
+
+
+def rules(host: Host, name: str = "redis") -> str:
+    """What filters packets in the container's network, with the engine's own rules, whose ports are any."""
+    pid = inspect(host, name)["State"]["Pid"]
+    shown = host.run("nsenter", "-t", str(pid), "-n", "nft", "-s", "list", "ruleset").out
+    return re.sub(r"(?<=[: ])\d{4,5}\b", "PORT", shown)
+
+
+def devices(host: Host, name: str = "redis") -> list[str]:
+    pid = inspect(host, name)["State"]["Pid"]
+    shown = host.run("nsenter", "-t", str(pid), "-n", "ip", "-j", "link").out
+    return sorted(one["ifname"] for one in json.loads(shown))
+
+
+def goes_on(host: Host) -> None:
+    reached = len(written(host))
+    wait_for(lambda: len(written(host)) > reached + 50, f"more numbers on {host.name}")
+
+
+@pytest.mark.parametrize("mode", ["auto", "postcopy"])
+def test_a_connection_goes_on(served: Lab, neighbour: Neighbour, address: str, mode: str) -> None:
+    a, b = served.hosts
+    before = inspect(a, "redis")["NetworkSettings"]["Networks"][LINK]
+    filters = rules(a)
+    with writing(neighbour, address) as told:
+        haul(a, "docker", "redis", b.ip, "--tcp", "keep", "--mode", mode)
+        goes_on(b)
+    assert told.error == ""
+    assert written(b) == list(range(1, told.acknowledged + 1))
+    assert state(a, "redis") == "exited"
+    assert (rules(b), devices(b)) == (filters, ["eth0", "lo"])
+    after = inspect(b, "redis")["NetworkSettings"]["Networks"][LINK]
+    assert [after[key] for key in ("IPAddress", "MacAddress")] == [before[key] for key in ("IPAddress", "MacAddress")]
+
+
+def test_there_and_back_on_one_connection(served: Lab, neighbour: Neighbour, address: str) -> None:
+    """An address that the engine chose stays as well; and neighbours that hear nothing from it find it."""
+    a, b = served.hosts
+    pair(b, a)
+    a.docker("rm", "-f", "redis")
+    chosen = redis(a, "--network", LINK)["NetworkSettings"]["Networks"][LINK]["IPAddress"]
+    with Service(a), writing(neighbour, chosen) as told:
+        haul(a, "docker", "redis", b.ip)
+        a.docker("rm", "redis")
+        goes_on(b)
+        haul(b, "docker", "redis", a.ip)
+        goes_on(a)
+    assert told.error == ""
+    assert written(a) == list(range(1, told.acknowledged + 1))
+
+
+@pytest.mark.parametrize(
+    ("words", "service"),
+    [
+        (("push=lock", "kill"), ()),
+        (("after=phaul.net_ns:lock", "kill"), ()),
+        (("after=phaul.net_ns:lock", "raise=asked"), ()),
+        (("after=phaul.docker_dump:Dump.finish", "raise=asked"), ()),
+        (("phase=restore", "kill"), ()),
+        ((), ("before=phaul.docker_target:DockerTarget.restore", "raise=asked")),
+        ((), ("after=phaul.docker_target:DockerTarget.restore", "raise=asked")),
+        ((), ("after=phaul.docker_target:DockerTarget.ready", "kill")),
+    ],
+    ids=" ".join,
+)
+def test_a_connection_survives_a_haul_that_fails(
+    paired: Lab, neighbour: Neighbour, address: str, words: tuple[str, ...], service: tuple[str, ...]
+) -> None:
+    a, b = paired.hosts
+    filters, before = rules(a), residue(b)
+    with Service(b, command=at_point("p.haul-service", service)) as serving, writing(neighbour, address) as told:
+        done = a.run(*at_point("p.haul", words), "docker", "redis", b.ip, check=False, timeout=120)
+        assert done.code != 0
+        wait_for(lambda: state(a, "redis") == "running", "the container's running on a")
+        goes_on(a)
+        if serving.running:
+            serving.stop()
+    assert (told.error, told.longest < LONGEST_S) == ("", True), told
+    assert written(a) == list(range(1, told.acknowledged + 1))
+    assert rules(a) == filters
+    with Service(b):  # what a service that was killed has left is its successor's to undo
+        wait_for(lambda: all_settled(b), "the settling of the haul on b")
+    assert left(b, before, but=(STALE_SOCKET,)) == []
+
+
+def test_connections_are_closed_at_the_target(served: Lab, neighbour: Neighbour, address: str) -> None:
+    a, b = served.hosts
+    peer = neighbour.python(WAITS, address, "6379")
+    assert peer.stdout and peer.stdout.readline() == "b'+PONG\\r\\n'\n"
+    with unchanged(a, b):
+        sentence = refused(haul(a, "docker", "redis", b.ip, "--tcp", "refuse", check=False), "connections")
+    assert f"{address}:6379" in sentence and "--tcp close" in sentence
+    haul(a, "docker", "redis", b.ip, "--tcp", "close")
+    assert peer.stdout.readline() == "closed\n"
+    wait_for(lambda: clients(b) == 1, "redis to see the end of its connection")
+    again = neighbour.python(WAITS, address, "6379")
+    assert again.stdout and again.stdout.readline() == "b'+PONG\\r\\n'\n"
+
+
+def clients(host: Host) -> int:
+    """How many redis has, the one that asks included."""
+    return len(host.docker("exec", "redis", "redis-cli", "client", "list").splitlines())
+
+
+def test_a_container_sees_the_end_of_its_own_connections(served: Lab, neighbour: Neighbour) -> None:
+    """On the engine's own bridge, where the address is another one at the target; what is inside it goes, too."""
+    a, b = served.hosts
+    redis(a, "-p", "6379:6379", name="server")
+    a.docker("run", "-d", "--name", "client", "apps", "python3", "-uc", WAITS, a.ip, "6379")
+    wait_for(lambda: "PONG" in a.docker("logs", "client"), "the connection")
+    with unchanged(a, b):
+        for policy in ("keep", "refuse"):
+            refused(haul(a, "docker", "client", b.ip, "--tcp", policy, check=False), "connections")
+    haul(a, "docker", "client", b.ip, "--tcp", "close")
+    wait_for(lambda: "closed" in b.docker("logs", "client"), "the end of the connection")
+    wait_for(lambda: state(b, "client") == "exited", "the program's end")
