@@ -52,8 +52,9 @@ def look(engine: Engine, wanted: Json, host: str) -> Look:
         network = next((one for one in wanted["networks"] if one["Name"] == end.network), None)
         if network is None:
             continue
-        hard += sight.kinds(network)
-        taken = sight.subnets(network) if end.network not in here else []
+        wrong = sight.kinds(network)
+        hard += wrong
+        taken = sight.subnets(network) if not wrong and end.network not in here else []
         lost = taken or (sight.addresses(end) if end.network in here else [])
         soft += lost
         if taken:

@@ -2,7 +2,7 @@
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
 {images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
-criu.conf, and, for hold.sh to carry out in the new network namespace, lock and early.
+criu.conf, and, for hold.sh to carry out in the new network namespace, rules and early.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ def announce(container: str, *, images: Path, work: Path, lazy: bool, runc: tupl
 
 @dataclass(frozen=True)
 class Network:
-    """What is done about it while CRIU restores: lines of its configuration, rules for nft, commands for ip -batch."""
+    """What is done about it while CRIU restores: lines of its configuration, for nft, for ip -batch."""
 
     criu: str = ""
-    lock: str = ""
+    rules: str = ""
     early: str = ""
 
     def announce(self, pending: Path) -> None:
-        for name, text in (("lock", self.lock), ("early", self.early)):
+        for name, text in (("rules", self.rules), ("early", self.early)):
             if text:
                 (pending / name).write_text(text)
         with (pending / "criu.conf").open("a") as file:

@@ -190,7 +190,7 @@ class DockerTarget:
             self.journal.note(locked=True, moved=[address for end in ends if end.movable for address in end.bare])
         return docker_restore.Network(
             criu="".join(f"{line}\n" for line in options["criu"] if line in CRIU_LINES),
-            lock=net_ns.lock_rules() if options["locked"] else "",
+            rules=net_ns.lock_rules() if options["locked"] else "",
             early=early_commands(ends) if options["early"] else "",
         )
 

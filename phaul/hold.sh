@@ -41,7 +41,7 @@ setup-namespaces)
     else
         nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up
     fi
-    [ ! -e "$pending/lock" ] || nsenter -t "$CRTOOLS_INIT_PID" -n nft -f - <"$pending/lock"
+    [ ! -e "$pending/rules" ] || nsenter -t "$CRTOOLS_INIT_PID" -n nft -f - <"$pending/rules"
     if [ -e "$pending/early" ]; then
         nsenter -t "$CRTOOLS_INIT_PID" -n ip -batch - <"$pending/early"
     else

@@ -19,6 +19,8 @@ TABLE = "phaul_lock"
 FAMILIES = ("inet", "arp")
 CHAINS = {"inet": ("prerouting", "output"), "arp": ("input", "output")}
 PRIORITY = -500  # before all that others do: connection tracking begins at -400
+# The engine fails where it cannot send this for the network that it makes; its ARP passes by all filters.
+ADVERTISEMENT = "icmpv6 type nd-neighbor-advert"
 SECONDS = 20
 # The kernel tells the neighbours of an address when the device's own address is set, to what it is (ip-sysctl.rst,
 # arp_notify and ndisc_notify). $0, $1, …: device, its hardware address, and so on.
@@ -72,6 +74,7 @@ def lock_rules() -> str:
         for hook in CHAINS[family]:
             rule = f"type filter hook {hook} priority {PRIORITY}; policy drop;"
             lines.append(f"add chain {family} {TABLE} {hook} {{ {rule} }}")
+    lines.append(f"add rule inet {TABLE} output {ADVERTISEMENT} accept")
     return unlock_rules() + "\n".join(lines) + "\n"
 
 

@@ -56,7 +56,7 @@ def make_link(*hosts: Host, driver: str = "macvlan", name: str = LINK, options: 
 
 def redis(host: Host, *options: str, name: str = "redis") -> dict[str, Any]:
     """Redis in a container, which answers; what inspect shows of it."""
-    server = ("redis-server", "--save", "", "--protected-mode", "no", "--bind", "*")
+    server = ("redis-server", "--save", "", "--protected-mode", "no", "--bind", "*", "-::*")
     host.docker("run", "-d", "--name", name, *options, "apps", *server)
     wait_for(lambda: "PONG" in host.docker("exec", name, "redis-cli", "ping", check=False), "redis")
     return inspect(host, name)
@@ -75,6 +75,7 @@ class Told:
 def writing(neighbour: Neighbour, address: str) -> Iterator[Told]:
     """A client writes through one connection until the end of the block; what comes out is filled in then."""
     told = Told()
+    wait_for(lambda: neighbour.answers(address, 6379), f"somebody at {address}")
     client = neighbour.python(CLIENT, address, stdin=subprocess.PIPE)
     assert client.stdout and client.stdin
     assert client.stdout.readline() == "writing\n"

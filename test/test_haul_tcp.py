@@ -81,6 +81,21 @@ def test_a_connection_goes_on(served: Lab, neighbour: Neighbour, address: str, m
     assert [after[key] for key in ("IPAddress", "MacAddress")] == [before[key] for key in ("IPAddress", "MacAddress")]
 
 
+def test_a_connection_of_ipv6_goes_on(served: Lab, neighbour: Neighbour) -> None:
+    """In a container that has another network as well."""
+    a, b = served.hosts
+    make_link(a, options=("--ipv6", "--subnet", "fd77::/64"))
+    a.docker("network", "create", "--subnet", "10.99.1.0/24", "own")
+    neighbour.run("ip", "address", "add", "fd77::99/64", "dev", "eth0", "nodad")
+    redis(a, "--network", "own", "--network", f"name={LINK},ip6=fd77::50")
+    with writing(neighbour, "fd77::50") as told:
+        haul(a, "docker", "redis", b.ip)
+        goes_on(b)
+    assert told.error == ""
+    assert written(b) == list(range(1, told.acknowledged + 1))
+    assert devices(b) == ["eth0", "eth1", "lo"]
+
+
 def test_there_and_back_on_one_connection(served: Lab, neighbour: Neighbour, address: str) -> None:
     """An address that the engine chose stays as well; and neighbours that hear nothing from it find it."""
     a, b = served.hosts

@@ -22,6 +22,7 @@ class Neighbour:
             ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 1000000"], stdout=subprocess.PIPE, text=True
         )
         assert self._holder.stdout and self._holder.stdout.readline()
+        self._switch = lab.switch
         self._programs: list[subprocess.Popen[Any]] = []
         switch.plug(lab.switch, self._holder.pid, NAME, self.ip)
 
@@ -31,6 +32,12 @@ class Neighbour:
         started = subprocess.Popen(argv, stdin=stdin, stdout=subprocess.PIPE, text=True)
         self._programs.append(started)
         return started
+
+    def answers(self, address: str, port: int) -> bool:
+        """Whether something accepts connections there."""
+        program = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
+        argv = ["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", sys.executable, "-c", program, address, str(port)]
+        return subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
 
     def run(self, *argv: str) -> str:
         """What a command there prints."""
@@ -43,6 +50,7 @@ class Neighbour:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        switch.ip(self._switch, f"link delete dev {NAME}")  # the kernel takes its time for the namespace
         for process in (*self._programs, self._holder):
             process.kill()
             process.wait()
