@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,7 @@ from lab.service import Service, pair
 from links import LINK, load_apps, make_link, on_link, redis, writing, written
 
 LONGEST_S = 8  # that a client may wait in a haul which fails
+SOON_S = 0.15  # less than it takes until a client sends something again
 # Connects to a server, and says what becomes of that.
 WAITS = """
 import socket, sys
@@ -26,6 +28,18 @@ try:
     print("closed" if server.recv(100) == b"" else "?")
 except ConnectionResetError:
     print("closed")
+"""
+
+
+# Says nothing to a server until its input ends; then what that answers, and after how many seconds.
+IDLE = """
+import socket, sys, time
+server = socket.create_connection((sys.argv[1], 6379), 100)
+print("connected")
+sys.stdin.read()
+asked = time.monotonic()
+server.sendall(b"PING\\r\\n")
+print(server.recv(100).decode().strip(), time.monotonic() - asked)
 """
 
 
@@ -144,6 +158,21 @@ def test_a_connection_survives_a_haul_that_fails(
     with Service(b):  # what a service that was killed has left is its successor's to undo
         wait_for(lambda: all_settled(b), "the settling of the haul on b")
     assert left(b, before, but=(STALE_SOCKET,)) == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_was_silent_is_found_at_once(paired: Lab, neighbour: Neighbour, address: str, fails: bool) -> None:
+    """Neighbours have heard nothing from the container since: they, and the switch, know where it is by its word."""
+    a, b = paired.hosts
+    point = ("after=phaul.docker_target:DockerTarget.restore", "raise=asked") if fails else ()
+    with Service(b, command=at_point("p.haul-service", point)):
+        client = neighbour.python(IDLE, address, stdin=subprocess.PIPE)
+        assert client.stdout and client.stdin and client.stdout.readline() == "connected\n"
+        done = haul(a, "docker", "redis", b.ip, check=False)
+        assert (done.code != 0) is fails, done
+        client.stdin.close()
+        answer, seconds = client.stdout.readline().split()
+    assert (answer, float(seconds) < SOON_S) == ("+PONG", True), seconds
 
 
 def test_connections_are_closed_at_the_target(served: Lab, neighbour: Neighbour, address: str) -> None:
