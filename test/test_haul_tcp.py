@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from faults import STALE_SOCKET, all_settled, at_point
+from faults import STALE_SOCKET, Rest, all_settled, at_point
 from hauling import haul, inspect, left, refused, state, unchanged, wait_for
 from lab import Host, Lab
 from lab.neighbour import Neighbour
@@ -52,6 +52,12 @@ def neighbour(paired: Lab, clean_lab: Lab) -> Iterator[Neighbour]:
 
 
 @pytest.fixture
+def rest(paired: Lab, neighbour: Neighbour) -> Rest:
+    """What both hosts hold before there is a container."""
+    return {host.name: residue(host) for host in paired.hosts}
+
+
+@pytest.fixture
 def address(paired: Lab, neighbour: Neighbour) -> str:
     """Redis answers there: a container of a, in a network of the link."""
     a, _ = paired.hosts
@@ -80,7 +86,7 @@ def goes_on(host: Host) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "postcopy"])
-def test_a_connection_goes_on(served: Lab, neighbour: Neighbour, address: str, mode: str) -> None:
+def test_a_connection_goes_on(served: Lab, neighbour: Neighbour, rest: Rest, address: str, mode: str) -> None:
     a, b = served.hosts
     before = inspect(a, "redis")["NetworkSettings"]["Networks"][LINK]
     filters = rules(a)
@@ -93,6 +99,10 @@ def test_a_connection_goes_on(served: Lab, neighbour: Neighbour, address: str, m
     assert (rules(b), devices(b)) == (filters, ["eth0", "lo"])
     after = inspect(b, "redis")["NetworkSettings"]["Networks"][LINK]
     assert [after[key] for key in ("IPAddress", "MacAddress")] == [before[key] for key in ("IPAddress", "MacAddress")]
+    for host in served.hosts:
+        host.docker("rm", "-f", "redis")
+        host.docker("network", "rm", LINK)
+    assert [left(host, rest[host.name]) for host in served.hosts] == [[], []]
 
 
 def test_a_connection_of_ipv6_goes_on(served: Lab, neighbour: Neighbour) -> None:
@@ -158,6 +168,24 @@ def test_a_connection_survives_a_haul_that_fails(
     with Service(b):  # what a service that was killed has left is its successor's to undo
         wait_for(lambda: all_settled(b), "the settling of the haul on b")
     assert left(b, before, but=(STALE_SOCKET,)) == []
+
+
+@pytest.mark.parametrize("point", ["state=running", "after=phaul.net_ns:unlock", "after=phaul.docker_restore:say#4"])
+def test_a_service_that_dies_at_the_release(paired: Lab, neighbour: Neighbour, address: str, point: str) -> None:
+    """Its successor unlocks what it had not."""
+    a, b = paired.hosts
+    filters = rules(a)
+    with writing(neighbour, address) as told:
+        dying = Service(b, command=at_point("p.haul-service", (point, "kill")))
+        hauling = a.popen("p.haul", "docker", "redis", b.ip, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        wait_for(lambda: not dying.running, "the service's death")
+        with Service(b):
+            said, _ = hauling.communicate(timeout=60)
+            assert hauling.returncode == 0, said
+            goes_on(b)
+    assert told.error == ""
+    assert written(b) == list(range(1, told.acknowledged + 1))
+    assert rules(b) == filters
 
 
 @pytest.mark.parametrize("fails", [False, True])
