@@ -126,7 +126,10 @@ class _Sight:
         for name, other in self.here.items():
             yield from ((f"network {name}", subnet) for subnet in _subnets(other))
         if network["Driver"] == "bridge":
-            yield from _of_host()
+            yield from _of_host({f"br-{other['Id'][:12]}" for other in self.here.values()} | self._bridges())
+
+    def _bridges(self) -> set[str]:
+        return {str((other["Options"] or {}).get(BRIDGE_NAME, "")) for other in self.here.values()}
 
     def addresses(self, end: Endpoint) -> list[Blocker]:
         """Whether the network that is here can give it its addresses."""
@@ -178,8 +181,8 @@ def _movable(ends: Sequence[Endpoint], wanted: Json, here: dict[str, Json], host
     needed = set(wanted.get("connected") or ())
     found = []
     for end in ends:
-        addresses = [address for address in end.bare if address in needed and ":" not in address]
-        if not (end.movable and addresses):
+        addresses = [address for address in end.bare if ":" not in address]
+        if not (end.movable and addresses and needed & set(end.bare)):
             continue
         network = here.get(end.network) or next(one for one in wanted["networks"] if one["Name"] == end.network)
         parent = str((network["Options"] or {}).get("parent", ""))
@@ -219,13 +222,13 @@ def _given(one: Json) -> list[str]:
     return [str(one[key]) for key in ("IPv4Address", "IPv6Address") if one.get(key)]
 
 
-def _of_host() -> Iterator[tuple[str, Subnet]]:
-    """The subnets of this host's own devices but for the engine's bridges, which are among its networks."""
+def _of_host(bridges: Collection[str]) -> Iterator[tuple[str, Subnet]]:
+    """The subnets of this host's own devices, but for the engine's bridges."""
     shown: list[Json] = []
     with contextlib.suppress(PhaulError, ValueError):
         shown = json.loads(run(["ip", "-j", "address"], timeout=20).out)
     for device in shown:
-        if (DEVICES / device["ifname"] / "bridge").exists():
+        if device["ifname"] in bridges:
             continue
         for address in device["addr_info"]:
             if address.get("scope") == "global":
