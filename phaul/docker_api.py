@@ -70,6 +70,11 @@ class Engine:
     def version(self) -> Json:
         return cast(Json, self.api.version())
 
+    @property
+    def names_devices(self) -> bool:
+        """Whether it takes names for a container's network devices (API 1.48, of Docker 28)."""
+        return tuple(map(int, str(self.api._version).split("."))) >= (1, 48)
+
     @_told
     def inspect(self, container: str) -> Json:
         return cast(Json, self.api.inspect_container(container))

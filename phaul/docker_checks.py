@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, task_checks, task_sockets, tasks_seen
+from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, task_checks
 from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.fs_haul_subtree import everything_in
 from phaul.host_facts import dotted, version_of
-from phaul.overview import KEPT, REFUSED, Connection
 
 Json = dict[str, Any]
 
@@ -100,42 +99,7 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
     except PhaulError as error:
         return [_of(name, error.code, f"cannot be looked at ({error.sentence.rstrip('.')})", "see docker logs")]
     found = task_checks.of_tasks(pids, f"container {name}") + docker_mount_checks.made_inside(pids, inspect, name)
-    first = inspect["State"]["Pid"]
-    return [*found, *connection_blockers(first, inspect, name), *bound_blockers(first, inspect, name)]
-
-
-def connection_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
-    """Connections to others end at another address: refused rather than broken."""
-    if inspect["HostConfig"]["NetworkMode"] == "host":
-        return []
-    outside = tasks_seen.connections(pid).outside
-    if not outside:
-        return []
-    more = f" and {len(outside) - 1} more" if len(outside) > 1 else ""
-    words = f"has connections that its new address would break ({outside[0]}{more})"
-    return [_of(name, "connections", words, "close them first")]
-
-
-def bound_blockers(pid: int, inspect: Json, name: str) -> list[Blocker]:
-    """Sockets at the container's own address, which is not there yet when CRIU restores them, and may be another."""
-    if shares_host_network(inspect):
-        return []
-    bound = sorted(task_sockets.bound(pid))
-    # What a look later does not show any more (a question to a name server, say) passes.
-    bound = [address for address in bound if address in task_sockets.bound(pid)]
-    if not bound:
-        return []
-    words = f"has a socket bound to its own address ({bound[0]})"
-    return [_of(name, "bound-address", words, "have it listen on all addresses (0.0.0.0, ::)")]
-
-
-def fates(pid: int, inspect: Json) -> tuple[Connection, ...]:
-    """What becomes of each established connection of the container; those of a shared network are not looked at."""
-    if shares_host_network(inspect):
-        return ()
-    seen = tasks_seen.connections(pid)
-    inside = (Connection(f"{seen.inside} within the container", KEPT),) if seen.inside else ()
-    return (*inside, *(Connection(ends, REFUSED) for ends in seen.outside))
+    return found
 
 
 def execs(engine: Engine, inspect: Json) -> list[Json]:

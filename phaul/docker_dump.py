@@ -25,7 +25,6 @@ POISED, GO = "poised", "go"
 SCRIPT = Path(__file__).with_name("poise.sh")
 CONFIGURATION = f"ghost-limit 2047M\naction-script {SCRIPT}\n"
 IGNORES_CGROUPS = (1, 2)  # runc that can leave cgroups out of the images
-NO_CONNECTIONS = "network-lock skip\n"
 
 
 def runtime_root(container: str) -> Path:
@@ -46,8 +45,8 @@ def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
 class Dump:
     """A dump that waits for finish(), when the tasks are frozen, as they stay.
 
-    Without memory where it is to be `lazy`. `runc` is its version, `connections` whether there are any,
-    which CRIU has to lock.
+    Without memory where it is to be `lazy`. `runc` is its version, `network` what CRIU's configuration
+    says of connections.
     """
 
     def __init__(
@@ -56,11 +55,11 @@ class Dump:
         *,
         images: Path,
         work: Path,
-        connections: bool,
+        network: list[str],
         runc: tuple[int, ...],
         lazy: bool,
     ) -> None:
-        self.connections = connections
+        self.network = network
         self._images, self._work = images, work
         self._ignore = cgroup_switches(runc)
         self._gone = False
@@ -69,7 +68,7 @@ class Dump:
         argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
         argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
         fifos = {"PHAUL_POISED": str(work / POISED), "PHAUL_GO": str(work / GO)}
-        configuration = _configuration(work, connections=connections)
+        configuration = _configuration(work, network)
         env = {"CRIU_CONFIG_FILE": str(configuration), **fifos}
         self._lazy = LazyDump(argv, container, configuration=configuration, env=env) if lazy else None
         self._process = self._lazy.process if self._lazy else start([*argv, container], env=env)
@@ -137,8 +136,8 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _configuration(work: Path, *, connections: bool) -> Path:
+def _configuration(work: Path, network: list[str]) -> Path:
     """CRIU reads this file too: runc has no switch for large deleted files, nor for leaving the network alone."""
     configuration = work / "criu.conf"
-    configuration.write_text(CONFIGURATION + ("" if connections else NO_CONNECTIONS))
+    configuration.write_text(CONFIGURATION + "".join(f"{line}\n" for line in network))
     return configuration

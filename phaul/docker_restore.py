@@ -1,7 +1,8 @@
 """Starting a container from images through the restore runtime, held until released.
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
-{images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock.
+{images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
+criu.conf, and, for hold.sh to carry out in the new network namespace, rules and early.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import socket
 import struct
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from phaul import criu_log, diagnosis, docker_dump, docker_logs, freezer, places
@@ -47,6 +49,22 @@ def announce(container: str, *, images: Path, work: Path, lazy: bool, runc: tupl
     (pending / "restore.json").write_text(json.dumps(document))
 
 
+@dataclass(frozen=True)
+class Network:
+    """What is done about it while CRIU restores: lines of its configuration, for nft, for ip -batch."""
+
+    criu: str = ""
+    rules: str = ""
+    early: str = ""
+
+    def announce(self, pending: Path) -> None:
+        for name, text in (("rules", self.rules), ("early", self.early)):
+            if text:
+                (pending / name).write_text(text)
+        with (pending / "criu.conf").open("a") as file:
+            file.write(self.criu)
+
+
 class Starting:
     """The engine's `start`, which lasts until the held tasks are released; followed in a thread."""
 
@@ -62,15 +80,16 @@ class Starting:
         self._thread.start()
         self._await(b"poised\n", POISE_SECONDS)
 
-    def until_held(self, *, connections: bool, recent: bytes) -> int:
+    def until_held(self, network: Network, *, recent: bytes) -> int:
         """The images are there: wait for the held tasks; the first one's pid. Raises HaulFailed (restore).
 
         `recent` is what they said last, as docker_logs has it.
         """
+        network.announce(pending_dir(self.container))
         with contextlib.suppress(HaulFailed, OSError):
             speak(self.container, recent)
         with contextlib.suppress(HaulFailed):
-            say(self.container, "restore connections" if connections else "restore", WAIT)
+            say(self.container, "restore", WAIT)
         try:
             self._await(b"held\n", RESTORE_SECONDS)
         finally:

@@ -32,6 +32,8 @@ from phaul import (
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
+from phaul.docker_networks import Wish
+from phaul.docker_source_network import SourceNetwork, undo_lock
 from phaul.errors import Finding, HaulFailed, PhaulError, Refused
 from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
@@ -66,6 +68,7 @@ class DockerSource:
                     f"{subject!r} begins more than one container's id: write more of it.", code="ambiguous"
                 ) from None
             raise Refused(error.sentence, code=error.code) from None
+        self.network = SourceNetwork(self.engine, self.inspect, Wish(tcp=options.tcp, new_address=options.new_address))
         self.id = str(self.inspect["Id"])
         self.name = str(self.inspect["Name"]).lstrip("/")
 
@@ -74,9 +77,11 @@ class DockerSource:
         here = "this host"
         tools = [*host_facts.runc_blockers(here, self.runc), *host_facts.pycriu_blockers(here)]
         tools += docker_checks.engine_blockers(self.engine.version()["Version"], here)
-        found = [*docker_checks.all_blockers(self.engine, self.inspect, self.name), *tools]
-        pid = int(self.inspect["State"]["Pid"])
-        return [*found, *(firewall.cautions(pid, f"container {self.name}") if pid else ())]
+        found: list[Finding] = [*docker_checks.all_blockers(self.engine, self.inspect, self.name), *tools]
+        if docker_checks.state_blockers(self.inspect, self.name):
+            return found
+        found += self.network.blockers()
+        return [*found, *firewall.cautions(int(self.inspect["State"]["Pid"]), f"container {self.name}")]
 
     def facts(self) -> dict[str, str]:
         return docker_host_checks.facts(self.engine, self.engine.info(), self.runc)
@@ -87,7 +92,7 @@ class DockerSource:
         trees = zip(self.trees(), self.sizes, strict=True)
         parts += [Part(tree.kind, self._called(tree), size) for tree, size in trees]
         parts.append(Part("memory", "memory", tasks_seen.memory(self._pids())))
-        return Overview(tuple(parts), docker_checks.fates(int(self.inspect["State"]["Pid"]), self.inspect))
+        return Overview(tuple(parts), self.network.fates())
 
     def _called(self, tree: Tree) -> str:
         """A volume's name, or where a bind mount is from."""
@@ -127,13 +132,12 @@ class DockerSource:
         return ""
 
     def wanted(self) -> Json:
-        networks = [self.engine.network(name) for name in docker_config.user_networks(self.inspect)]
         volumes = [self.engine.volume(volume["Name"]) for volume in docker_config.volumes(self.inspect)]
         return {
             "inspect": self.inspect,
             "name": self.options.dst_id or self.name,
             "image": self.image_document,
-            "networks": networks,
+            **self.network.wanted(),
             "volumes": volumes,
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
             "bind_files": [seen.document() for seen in docker_mount_checks.files_in_binds(self._pids(), self.inspect)],
@@ -212,15 +216,10 @@ class DockerSource:
             self.id,
             images=images,
             work=images.parent,
-            connections=self._connected(),
+            network=self.network.criu_lines(),
             runc=self.runc,
             lazy=lazy,
         )
-
-    def _connected(self) -> bool:
-        """Whether there are connections that CRIU has to lock; on the host's network it may see others'."""
-        pid = int(self.inspect["State"]["Pid"])
-        return bool(tasks_seen.connections(pid).inside) or docker_checks.shares_host_network(self.inspect)
 
     def freeze(self, journal: Journal) -> None:
         """The engine must not start it again when its copy here ends: the restart policy goes first."""
@@ -233,8 +232,9 @@ class DockerSource:
             self.engine.set_restart_policy(self.id, docker_config.NO_RESTART)
         facts = {"work": journal.head["work"], "boot": journal.head["boot"], "policy": policy}
         journal.push("pause", container=self.id, pid=pid, **facts)
+        self.network.announce_lock(journal)
         self._pause_between_starts()
-        for blocker in docker_checks.connection_blockers(pid, self.inspect, self.name):
+        for blocker in self.network.blockers():
             raise HaulFailed(blocker.sentence, code=blocker.code)
 
     def _pause_between_starts(self) -> None:
@@ -247,7 +247,7 @@ class DockerSource:
             blockers = docker_checks.exec_blockers(self.engine, self.engine.inspect(self.id), self.name)
             if not blockers:
                 self.engine.pause(self.id)
-                if not docker_checks.execs(self.engine, self.engine.inspect(self.id)) and not self._starts_another():
+                if self._between_starts() and self.network.lock():
                     return
                 # A health probe: the engine, which paused, has given it up, and so it ends.
                 self.engine.unpause(self.id)
@@ -255,18 +255,21 @@ class DockerSource:
                 sentence = (
                     blockers[0].sentence
                     if blockers
-                    else f"{self.name} is never without a health probe, or a start by vfork."
+                    else f"{self.name} is never without a health probe, a start by vfork, or a connection that arrives."
                 )
                 raise HaulFailed(sentence, code="exec-running")
             time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _between_starts(self) -> bool:
+        return not docker_checks.execs(self.engine, self.engine.inspect(self.id)) and not self._starts_another()
 
     def _starts_another(self) -> bool:
         pids = self._pids()
         return any(tasks_seen.waits_in_vfork(pid) for pid in pids)
 
     def dump(self, images: Path, *, lazy: bool) -> Dumped:
-        connected = self._connected()
-        if connected != self.begun.connections:
+        lines = self.network.criu_lines()
+        if lines != self.begun.network:
             # It waits with the other configuration.
             self.begun.close()
             self.begun = self._begin_dump(images, lazy=lazy)
@@ -276,7 +279,7 @@ class DockerSource:
         pids = freezer.of(pid).pids()
         LOG.debug("dumped")
         ordered = [pid, *(other for other in pids if other != pid)]
-        return Dumped({"connections": connected, "lazy": lazy}, tasks_seen.expectation(ordered))
+        return Dumped({**self.network.options(lines), "lazy": lazy}, tasks_seen.expectation(ordered))
 
     @staticmethod
     def tasks(facts: Json) -> dict[int, int]:
@@ -354,4 +357,10 @@ def _undo_dump(args: Json) -> None:
     docker_dump.call_off(Path(args["work"]))
 
 
-UNDO = {"dump": _undo_dump, "thaw": _undo_thaw, "restart-policy": _undo_restart_policy, "pause": _undo_pause}
+UNDO = {
+    "dump": _undo_dump,
+    "thaw": _undo_thaw,
+    "restart-policy": _undo_restart_policy,
+    "pause": _undo_pause,
+    "lock": undo_lock,
+}

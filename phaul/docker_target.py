@@ -6,7 +6,7 @@ import contextlib
 import logging
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from phaul import (
     docker_config,
     docker_image,
     docker_logs,
+    docker_network_checks,
     docker_restore,
     docker_rootfs,
     docker_target_checks,
     freezer,
     host_facts,
+    net_ns,
 )
 from phaul.docker_api import Engine, NoSuch
+from phaul.docker_networks import CRIU_LINES, early_commands, endpoints
 from phaul.errors import HaulFailed, PhaulError
 from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
@@ -58,6 +61,7 @@ class DockerTarget:
 
     def prepare(self) -> list[Path]:
         self._tag_image()
+        self._look = docker_network_checks.look(self.engine, self.wanted, platform.node())
         for network in self.wanted["networks"]:
             self._make_network(network)
         for volume in docker_config.volumes(self.inspect):
@@ -94,7 +98,7 @@ class DockerTarget:
         if name in {there["Name"] for there in self.engine.networks()}:
             return
         self.journal.push("network", name=name)
-        self.engine.make_network(docker_config.network_body(network))
+        self.engine.make_network(docker_config.network_body(network, subnets=name not in self._look.fresh))
 
     def _make_volume(self, name: str) -> None:
         try:
@@ -118,11 +122,28 @@ class DockerTarget:
         """Under a passing name, unique to this haul, so that undoing it can never meet another's container."""
         passing = f"phaul-{self.journal.haul}"
         self.journal.push("container", name=passing)
-        body = docker_config.create_body(self.inspect, self._image_reference())
-        self.container = self.engine.create(passing, body)
+        self.container = self._create_with(passing, self._look.fixed)
         self.journal.note(
             container=self.container, name=self.wanted["name"], policy=self.inspect["HostConfig"]["RestartPolicy"]
         )
+        self.journal.note(unasked=self.wanted["unasked"])
+
+    def _create_with(self, passing: str, fixed: Collection[str]) -> str:
+        """The engine alone knows whether a network was made with a subnet of somebody's choice: else it gives out
+        addresses as it likes.
+        """
+        names = self.wanted["devices"] if self.engine.names_devices else {}
+        body = docker_config.create_body(self.inspect, self._image_reference(), fixed=fixed, names=names)
+        self.fixed = fixed
+        try:
+            return self.engine.create(passing, body)
+        except HaulFailed as error:
+            network = docker_network_checks.not_giving(error.sentence, fixed)
+            if not network:
+                raise
+            if not docker_network_checks.may_change(self.wanted, network):
+                raise HaulFailed(docker_network_checks.NOT_GIVING.format(network=network), code="address") from None
+        return self._create_with(passing, [name for name in fixed if name != network])
 
     def _trees(self) -> list[Path]:
         made = self.engine.inspect(self.container)
@@ -155,12 +176,24 @@ class DockerTarget:
 
     def restore(self, images: Path, options: Json, logs: Path) -> str:
         try:
-            self.first = self.starting.until_held(connections=bool(options["connections"]), recent=self.recent)
+            self.first = self.starting.until_held(self._network(options), recent=self.recent)
             self.journal.note(first=self.first)
+            docker_network_checks.same_devices(self.first, self.wanted, self.fixed)
         finally:
             with contextlib.suppress(FileNotFoundError):
                 shutil.copy2(images.parent / RESTORE_WORK / "restore.log", logs / "restore.log")
         return self.container
+
+    def _network(self, options: Json) -> docker_restore.Network:
+        """Raises ValueError where the source has sent what is no address."""
+        ends = endpoints(self.inspect, self.wanted["networks"])
+        if options["locked"]:
+            self.journal.note(locked=True, moved=[address for end in ends if end.movable for address in end.bare])
+        return docker_restore.Network(
+            criu="".join(f"{line}\n" for line in options["criu"] if line in CRIU_LINES),
+            rules=net_ns.lock_rules() if options["locked"] else "",
+            early=early_commands(ends) if options["early"] else "",
+        )
 
     def pids(self) -> list[int]:
         every = freezer.of(self.first).pids()
@@ -178,6 +211,9 @@ class DockerTarget:
     @staticmethod
     def release(facts: Json) -> None:
         container = str(facts["container"])
+        locked = bool(facts.get("locked"))
+        if locked:
+            _unlock(int(facts["first"]), container)
         if docker_restore.was_released(container):
             return
         try:
@@ -186,6 +222,8 @@ class DockerTarget:
         except HaulFailed as error:
             LOG.warning("%s Thawing %s by its cgroup.", error.sentence, container[:12])
             freezer.of_container(int(facts["first"]), container).thaw()
+        if locked:
+            _announce(int(facts["first"]), facts["moved"])
 
     @staticmethod
     def kill(facts: Json) -> None:
@@ -215,6 +253,22 @@ def _settle(engine: Engine, container: str, facts: Json) -> None:
         engine.start_after_boot(container, facts["policy"], facts["boot"])
     except HaulFailed as error:
         LOG.error("%s came here, but could not be started after the boot: %s", facts["name"], error.sentence)
+
+
+def _unlock(first: int, container: str) -> None:
+    """Its tasks run in any case: what cannot be unlocked is told, and can be by hand."""
+    try:
+        freezer.of_container(first, container)
+        net_ns.unlock(first)
+    except HaulFailed as error:
+        LOG.error("The network of %s stays locked (nft delete table inet %s): %s", container[:12], net_ns.TABLE, error)
+
+
+def _announce(first: int, addresses: list[str]) -> None:
+    try:
+        net_ns.announce(first, addresses)
+    except HaulFailed as error:
+        LOG.warning("The neighbours could not be told that %s came here: %s", ", ".join(addresses), error.sentence)
 
 
 def _undo_container(args: Json) -> None:

@@ -16,6 +16,7 @@ from phaul import (
     docker_host_checks,
     docker_image,
     docker_mount_checks,
+    docker_network_checks,
     docker_rootfs,
     host_facts,
 )
@@ -45,7 +46,8 @@ class Check:
         """Everything at once; `lacks` is filled as well."""
         found: list[Finding] = [*host_facts.runc_blockers(self.here, self.runc), *self._engine()]
         found += [*self._image(), *self._name(), *self._volumes()]
-        found += [*self._networks(), *self._ports()]
+        found += docker_network_checks.look(self.engine, self.wanted, self.here).blockers
+        found += self._ports()
         found += docker_mount_checks.binds_here(self.wanted, self.here)
         found += docker_mount_checks.volumes_here(self.wanted, self.here)
         found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here, self.runc)]
@@ -99,20 +101,6 @@ class Check:
                 if path.is_dir() and any(path.iterdir()):
                     reason, subject = f"exists on {self.here} with other content", f"volume {volume['Name']}"
                     found.append(self._found("volume-exists", f"V{subject[1:]} {reason}", "remove it there", subject))
-        return found
-
-    def _networks(self) -> list[Blocker]:
-        found = []
-        here = {network["Name"]: network for network in self.engine.networks()}
-        for network in self.wanted["networks"]:
-            there, subject = here.get(network["Name"]), f"network {network['Name']}"
-            if network["Scope"] != "local" and not there:
-                reason = f"Network {network['Name']} is of the scope {network['Scope']}"
-                found.append(self._found("network", reason, f"make it on {self.here} first", subject))
-            elif there and there["Driver"] != network["Driver"]:
-                drivers = f"the driver {there['Driver']}, not {network['Driver']}"
-                reason = f"Network {network['Name']} on {self.here} has {drivers}"
-                found.append(self._found("network", reason, "remove or rename it there", subject))
         return found
 
     def _ports(self) -> list[Blocker]:

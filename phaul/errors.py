@@ -20,7 +20,7 @@ Codes are stable words for programs; sentences are for people and may change.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,12 @@ class Finding:
     remedy: str = ""
     subject: str = ""
     blocks: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, code: str, sentence: str, subject: str = "") -> Self:
+        """From "reason: remedy."."""
+        reason, _, remedy = sentence.rstrip(".").rpartition(": ")
+        return cls(code, reason or remedy, remedy if reason else "", subject)
 
     @property
     def sentence(self) -> str:

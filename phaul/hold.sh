@@ -1,11 +1,14 @@
 #!/bin/sh
 # CRIU calls this at points of a restore (criu(8), --action-script).
 #   setup-namespaces: connections inside the container need its loopback before their sockets come,
-#   and listening sockets the limits that the container's sysctls set. The first task is there now: the runtime
-#   is told of it. CRIU, which runc started inside the container's cgroup, begins to leave it: that takes the
+#   and listening sockets the limits that the container's sysctls set. Where sockets are bound to the container's
+#   addresses, a device with these is made, and what keeps its traffic back until the release. The first task is
+#   there now: the runtime is told of it, so that the engine makes the network; it must not yet where that device
+#   is in its place. CRIU, which runc started inside the container's cgroup, begins to leave it: that takes the
 #   kernel a while, in which CRIU works on.
 #   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, without CRIU and
-#   this script in it, so that CRIU lets go of tasks that stay still.
+#   this script in it, so that CRIU lets go of tasks that stay still. The engine's network comes in the place of
+#   that device.
 set -eu
 
 # $1's cgroup directory that can be frozen, as $found.
@@ -24,6 +27,8 @@ else
     v2=no root=/sys/fs/cgroup/freezer file=freezer.state word=FROZEN
 fi
 
+pending=${PHAUL_FIRST%/*}
+
 case $CRTOOLS_SCRIPT_ACTION in
 setup-namespaces)
     echo "$PPID" > "$root/cgroup.procs" &
@@ -36,7 +41,12 @@ setup-namespaces)
     else
         nsenter -t "$CRTOOLS_INIT_PID" -n ip link set lo up
     fi
-    echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
+    [ ! -e "$pending/rules" ] || nsenter -t "$CRTOOLS_INIT_PID" -n nft -f - <"$pending/rules"
+    if [ -e "$pending/early" ]; then
+        nsenter -t "$CRTOOLS_INIT_PID" -n ip -batch - <"$pending/early"
+    else
+        echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
+    fi
     ;;
 pre-resume)
     find_cgroup "$CRTOOLS_INIT_PID"
@@ -50,5 +60,9 @@ pre-resume)
         fi
     done
     echo "$word" > "$own/$file"
+    if [ -e "$pending/early" ]; then
+        nsenter -t "$CRTOOLS_INIT_PID" -n ip link delete phaul0
+        echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
+    fi
     ;;
 esac

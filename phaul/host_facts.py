@@ -10,7 +10,7 @@ import re
 import time
 from pathlib import Path
 
-from phaul import codec, dirty, freezer, places
+from phaul import codec, dirty, freezer, net_ns, places
 from phaul.errors import Blocker, Caution, PhaulError, Refused
 from phaul.htype import Capabilities
 from phaul.messages_pb2 import HostFacts
@@ -51,7 +51,7 @@ def gather() -> HostFacts:
         pre_dump=dirty.possible(),
         compare=bool(importlib.util.find_spec("xxhash")),
         post_copy=_has_feature("uffd-noncoop"),
-        tcp_keep=False,
+        tcp_keep=net_ns.can_lock(),
         compress=codec.possible(),
     )
     return HostFacts(

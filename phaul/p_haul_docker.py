@@ -9,7 +9,12 @@ from phaul.docker_source import DockerSource as Source
 from phaul.docker_target import DockerTarget as Target
 from phaul.htype import Capabilities
 
-CAPABILITIES = Capabilities(tcp_keep=False)
+CAPABILITIES = Capabilities()
+TCP = {
+    "keep": "they go on, where peers find its address at the target (macvlan, ipvlan); refused elsewhere",
+    "close": "they are closed at the target",
+    "refuse": "nothing is moved that has some",
+}
 
 __all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
 
@@ -32,4 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--remove-source",
         action="store_true",
         help="remove the source container at the end (default: leave it stopped)",
+    )
+    parser.add_argument(
+        "--tcp",
+        choices=tuple(TCP),
+        default="keep",
+        help="established connections: " + "; ".join(f"{name}: {words}" for name, words in TCP.items()),
+    )
+    parser.add_argument(
+        "--new-address",
+        action="store_true",
+        help="let it have another address where the target's networks have not got its own (default: refuse)",
     )

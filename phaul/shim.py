@@ -3,10 +3,11 @@
 
 The engine calls it as it calls runc. Where /run/phaul/restore/<id>/restore.json exists, `create`
 becomes `runc restore`. It is called while the tasks still run at the source, and waits, with runc
-as far as it goes without images, until P.Haul says on the directory's wait.sock "restore", or
-"restore connections" where there are some. As soon as there is a first task it returns, and the
-engine makes the network while CRIU goes on. `start` waits for CRIU, and then keeps the restored,
-frozen tasks until P.Haul says on hold.sock "release" (thaw them); "ready" it answers with "held".
+as far as it goes without images, until P.Haul says on the directory's wait.sock "restore"; it has
+added to criu.conf then. As soon as there is a first task it returns, and the engine makes the network
+while CRIU goes on; where sockets need what hold.sh makes for them, it returns when they are there.
+`start` waits for CRIU, and then keeps the restored, frozen tasks until P.Haul says on hold.sock
+"release" (thaw them); "ready" it answers with "held".
 "discard" ends all of it on either socket. Everything else is runc's.
 
 Standard library only, and little of it: its start is part of the downtime.
@@ -143,9 +144,6 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
         return 1
     mark(pending, "word")
     refresh(libc, spec["root"]["path"])
-    if word != b"restore connections":
-        with open(os.path.join(pending, "criu.conf"), "a") as file:
-            file.write("network-lock skip\n")
     gate.open()
     return early(first.fd, ended, restorer, options["--pid-file"])
 

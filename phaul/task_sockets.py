@@ -67,22 +67,6 @@ def _unix_pairs(pid: int) -> list[tuple[str, str]]:
     return [(fields[-3], fields[-1]) for line in done.out.splitlines() if len(fields := line.split()) >= 8]
 
 
-def bound(pid: int) -> set[str]:
-    """Addresses with ports, neither loopback nor all, that sockets of the task's network namespace are bound to.
-
-    Of TCP those that listen; UDP and raw ones all. As "udp 172.17.0.2:53".
-    """
-    found = set()
-    for name in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
-        with contextlib.suppress(OSError):
-            for line in (PROC / str(pid) / "net" / name).read_text().splitlines()[1:]:
-                _, local, _, state = line.split()[:4]
-                elsewhere = tasks_seen.is_loopback(local) or not local.partition(":")[0].strip("0")
-                if not elsewhere and (state == LISTEN or not name.startswith("tcp")):
-                    found.add(f"{name.removesuffix('6')} {tasks_seen.readable(local)}")
-    return found
-
-
 def serving(pids: list[int]) -> list[tuple[str, str, int]]:
     """What the tasks themselves listen on, or receive datagrams at: protocol, address, port."""
     own, found = inodes(pids), set()

@@ -12,7 +12,6 @@ from pathlib import Path
 from phaul.messages_pb2 import Expectation, OpenFile, Task
 
 PROC = Path("/proc")
-LISTEN, TIME_WAIT = "0A", "06"
 CAP_SYS_RESOURCE = 24
 # The kernel's function in which a parent sleeps (kernel/fork.c); its name changed with 5.10.
 VFORK_WAITS = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
@@ -141,48 +140,6 @@ def written(pids: list[int]) -> Written:
     opened = frozenset(seen for pid in pids for seen in open_to_write(pid))
     named, nameless = (frozenset(path for path, gone in opened if gone is which) for which in (False, True))
     return Written(mapped, named, nameless)
-
-
-@dataclass(frozen=True)
-class Connections:
-    """TCP sockets of a network namespace that are connected: to peers outside it, and inside it alone."""
-
-    outside: tuple[str, ...]
-    inside: int
-
-
-def connections(pid: int) -> Connections:
-    """Connected TCP sockets of the task's network namespace (proc_net_tcp.rst)."""
-    outside: list[str] = []
-    inside = 0
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError):
-            for line in (PROC / str(pid) / "net" / name).read_text().splitlines()[1:]:
-                _, local, remote, state = line.split()[:4]
-                if state in (LISTEN, TIME_WAIT):
-                    continue
-                if is_loopback(local) and is_loopback(remote):
-                    inside += 1
-                else:
-                    outside.append(f"{readable(local)} - {readable(remote)}")
-    return Connections(tuple(outside), inside)
-
-
-def is_loopback(end: str) -> bool:
-    address = end.partition(":")[0]
-    if len(address) == 8:
-        return address.endswith("7F")
-    return address in ("00000000000000000000000001000000",) or (
-        address.startswith("0000000000000000FFFF0000") and address.endswith("7F")
-    )
-
-
-def readable(end: str) -> str:
-    address, _, port = end.partition(":")
-    if len(address) == 32 and not address.startswith("0000000000000000FFFF0000"):
-        return f"[{address.lower()}]:{int(port, 16)}"
-    octets = bytes.fromhex(address[-8:])[::-1]
-    return f"{'.'.join(map(str, octets))}:{int(port, 16)}"
 
 
 def memory(pids: list[int]) -> int:

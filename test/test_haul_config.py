@@ -51,13 +51,14 @@ MAY_DIFFER = tuple(
         # the engine adds the short id to the names
         r"NetworkSettings\.Networks\.\w+\.DNSNames\.id",
         # nobody asked for these addresses
-        r"NetworkSettings\.(Networks\.second\.MacAddress|(Networks\.bridge\.)?(IPAddress|MacAddress|EndpointID))",
+        r"NetworkSettings\.(Networks\.bridge\.)?(IPAddress|MacAddress|EndpointID)",
+        # of several networks each device is called as it was
+        r"NetworkSettings\.Networks\.(own|second)\.DriverOpts(\.com\.docker\.network\.endpoint\.ifname)?",
         # the engine chooses the host's port itself, as it was asked to
         r"NetworkSettings\.Ports\.83/tcp\.\d\.HostPort",
     )
 )
 # What the container's first task and its children are and see; the program of this very look is left out.
-# Which network's interface is eth0 is the engine's to say, at each start anew.
 EYES = r"""
 for pid in 1 $(cat /proc/1/task/1/children); do
     case $(cat /proc/$pid/comm) in
@@ -86,8 +87,8 @@ for name in memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes memor
     pids/pids.max memory.max memory.low memory.swap.max cpu.max cpu.weight cpuset.cpus pids.max; do
     cat /sys/fs/cgroup/$name 2>/dev/null && echo $name
 done
-ip -o addr | tr -s " " | cut -d " " -f 3,4 | grep -Ev "^inet6 fe80|^inet (172|10.77)" | sort
-ip route | sed "s/ dev eth[0-9]//" | grep -Ev "src (172|10.77)" | sort
+ip -o addr | tr -s " " | cut -d " " -f 2,3,4 | grep -Ev " inet6 fe80| inet (172|10.77)" | sort
+ip route | grep -Ev "src (172|10.77)" | sort
 """
 
 

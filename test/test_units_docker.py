@@ -104,14 +104,39 @@ def test_the_create_body_is_the_sources_configuration() -> None:
     assert len(host) == len(INSPECT["HostConfig"]) - 2
 
 
-def test_endpoints_keep_what_was_asked_for_and_nothing_that_was_given() -> None:
-    given_by_engine = {"IPAddress": "172.18.0.2", "Gateway": "172.18.0.1", "EndpointID": "e", "NetworkID": "n"}
-    asked = {"IPAMConfig": {"IPv4Address": "172.18.0.2"}, "DriverOpts": {"a": "b"}, "Links": None}
-    end = {**given_by_engine, **asked, "Aliases": [ID[:12], "db", ID], "MacAddress": "02:42:00:00:00:01"}
-    (name, wanted), *rest = docker_config.endpoints(inspect("NetworkSettings.Networks", {"ours": end})).items()
+GIVEN = {"IPAddress": "172.18.0.2", "Gateway": "172.18.0.1", "EndpointID": "e", "NetworkID": "abcdef0123456789"}
+ASKED = {"IPAMConfig": {"IPv4Address": "172.18.0.2", "LinkLocalIPs": ["169.254.1.1"]}, "Links": None}
+END = {**GIVEN, **ASKED, "DriverOpts": {"a": "b"}, "Aliases": [ID[:12], "db", ID], "MacAddress": "02:42:00:00:00:01"}
+
+
+@pytest.mark.parametrize("fixed", [(), ("ours",)])
+def test_endpoints_have_what_was_asked_for_and_their_addresses_where_they_can(fixed: tuple[str, ...]) -> None:
+    document = inspect("NetworkSettings.Networks", {"ours": END})
+    (name, wanted), *rest = docker_config.endpoints(document, fixed=fixed).items()
     assert (name, rest) == ("ours", [])
-    assert wanted["Aliases"] == ["db"] and wanted["IPAMConfig"] == asked["IPAMConfig"]
-    assert wanted.keys().isdisjoint(given_by_engine)
+    assert (wanted["Aliases"], wanted["DriverOpts"]) == (["db"], {"a": "b"})
+    assert wanted.keys().isdisjoint(GIVEN)
+    kept = ({"LinkLocalIPs": ["169.254.1.1"], "IPv4Address": "172.18.0.2"}, "02:42:00:00:00:01")
+    assert (wanted["IPAMConfig"], wanted.get("MacAddress")) == (
+        kept if fixed else ({"LinkLocalIPs": ["169.254.1.1"]}, "")
+    )
+
+
+def test_devices_are_called_as_they_were() -> None:
+    document = inspect("NetworkSettings.Networks", {"ours": END, "more": GIVEN})
+    wanted = docker_config.endpoints(document, names={"ours": "eth1"})
+    assert wanted["ours"]["DriverOpts"] == {"a": "b", "com.docker.network.endpoint.ifname": "eth1"}
+    assert wanted["more"]["DriverOpts"] is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "main"), [("abcdef012345", "ours"), ("abcdef0123456789", "ours"), ("ours", "ours"), ("default", "default")]
+)
+def test_a_network_is_known_by_its_name_elsewhere(mode: str, main: str) -> None:
+    document = inspect("NetworkSettings.Networks", {"ours": END})
+    document["HostConfig"]["NetworkMode"] = mode
+    assert docker_config.main_network(document) == main
+    assert docker_config.create_body(document, "image")["HostConfig"]["NetworkMode"] == main
 
 
 def test_networks_that_somebody_made() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,76 +16,12 @@ from phaul.errors import Cancelled, HaulFailed
 from phaul.tasks import Crew
 
 ROOT = Path(__file__).resolve().parent.parent
-# In a network namespace of its own: nothing else is connected there.
-CONNECTED = """
-import os, socket, sys
-sys.path.insert(0, sys.argv[1])
-from phaul import tasks_seen
-
-def connect(address):
-    server = socket.create_server((address, 0))
-    client = socket.create_connection(server.getsockname())
-    return server, client, server.accept()[0]
-
-print(tasks_seen.connections(os.getpid()))
-kept = [connect("127.0.0.1"), connect("127.9.9.9")]
-with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-    kept.append((socket.create_connection(("127.0.0.1", server.getsockname()[1])), server.accept()[0]))
-seen = tasks_seen.connections(os.getpid())
-print(seen.inside, seen.outside)
-server = socket.create_server(("10.99.0.1", 7000))
-client = socket.socket()
-client.bind(("10.99.0.2", 7001))
-client.connect(("10.99.0.1", 7000))
-seen = tasks_seen.connections(os.getpid())
-print(seen.inside, sorted(seen.outside))
-"""
-TCP_HEAD = "  sl  local_address rem_address   st tx_queue\n"
-
-
-def test_connections_inside_and_outside() -> None:
-    script = 'ip link set lo up; ip address add 10.99.0.1/32 dev lo; ip address add 10.99.0.2/32 dev lo; exec "$@"'
-    argv = ["unshare", "--net", "sh", "-c", script, "sh", sys.executable, "-c", CONNECTED, str(ROOT)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
-    none, inside, outside = done.stdout.splitlines()
-    assert none == "Connections(outside=(), inside=0)"
-    assert inside == "6 ()"
-    assert outside == "6 ['10.99.0.1:7000 - 10.99.0.2:7001', '10.99.0.2:7001 - 10.99.0.1:7000']"
-
-
-@pytest.mark.parametrize(
-    ("end", "loopback", "readable"),
-    [
-        ("0100007F:1F90", True, "127.0.0.1:8080"),
-        ("0909097F:0001", True, "127.9.9.9:1"),
-        ("7F00000A:0016", False, "10.0.0.127:22"),
-        ("00000000:0000", False, "0.0.0.0:0"),
-        ("00000000000000000000000001000000:0050", True, "[00000000000000000000000001000000]:80"),
-        ("0000000000000000FFFF00000100007F:0050", True, "127.0.0.1:80"),
-        ("0000000000000000FFFF0000017F000A:0050", False, "10.0.127.1:80"),
-        ("000080FE00000000000000000100007F:0050", False, "[000080fe00000000000000000100007f]:80"),
-    ],
-)
-def test_addresses_as_the_kernel_writes_them(end: str, loopback: bool, readable: str) -> None:
-    assert tasks_seen.is_loopback(end) is loopback
-    assert tasks_seen.readable(end) == readable
-
-
-@pytest.mark.parametrize(("state", "counts"), [("01", True), ("02", True), ("08", True), ("0A", False), ("06", False)])
-def test_what_listens_or_only_waits_for_its_end_is_no_connection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, counts: bool
-) -> None:
-    monkeypatch.setattr(tasks_seen, "PROC", tmp_path)
-    (tmp_path / "7" / "net").mkdir(parents=True)
-    (tmp_path / "7" / "net" / "tcp").write_text(f"{TCP_HEAD}   0: 0100000A:0050 0200000A:1000 {state} 0\n")
-    assert len(tasks_seen.connections(7).outside) == counts
 
 
 def test_a_process_that_is_gone() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     assert tasks_seen.status_of(gone.pid) == {}
-    assert tasks_seen.connections(gone.pid) == tasks_seen.Connections((), 0)
     assert tasks_seen.written_through_maps(gone.pid) == set()
     assert tasks_seen.descriptors(gone.pid) == set() and tasks_seen.namespace(gone.pid, "pid") == ""
     assert not tasks_seen.expectation([gone.pid], mounts=False).tasks
