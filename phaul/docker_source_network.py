@@ -22,6 +22,7 @@ class SourceNetwork:
 
     def __init__(self, engine: Engine, inspect: Json, wish: Wish) -> None:
         self.engine, self.inspect, self.wish = engine, inspect, wish
+        self._still: list[Socket] | None = None
 
     @property
     def _pid(self) -> int:
@@ -46,7 +47,10 @@ class SourceNetwork:
         return self.wish.locks(self.ends)
 
     def sockets(self) -> list[Socket]:
-        """The container's; on the host's network those that its tasks have."""
+        """The container's; on the host's network those that its tasks have. Once nothing changes: as they were then."""
+        return self._look() if self._still is None else self._still
+
+    def _look(self) -> list[Socket]:
         if self._on_host:
             return sockets_seen.of_tasks(freezer.of(self._pid).pids())
         return sockets_seen.of(self._pid)
@@ -93,12 +97,16 @@ class SourceNetwork:
             journal.push("lock", container=self.inspect["Id"], pid=self._pid, moved=moved)
 
     def lock(self) -> bool:
-        """Hold its traffic back; not where a connection arrives that no task has yet: CRIU moves no such one."""
-        if not self.locks:
+        """The tasks are frozen: hold its traffic back, where that is needed.
+
+        Not where a connection arrives that no task has yet: CRIU moves no such one.
+        """
+        if self.locks:
+            net_ns.lock(self._pid)
+        self._still = self._look()
+        if not (self.locks and sockets_seen.arriving(self._still)):
             return True
-        net_ns.lock(self._pid)
-        if not sockets_seen.arriving(self.sockets()):
-            return True
+        self._still = None
         net_ns.unlock(self._pid)
         return False
 

@@ -194,3 +194,20 @@ def test_who_answers_for_an_address(operation: int, address: str, said: str) -> 
     frame = link_probe._HEADER.pack(bytes(6), hardware, link_probe.ETH_P_ARP) + arp
     assert link_probe.sender_of(frame, socket.inet_aton("10.0.0.5")) == said
     assert link_probe.sender_of(frame[:30], socket.inet_aton("10.0.0.5")) == ""
+
+
+@pytest.mark.parametrize(
+    ("counts", "read"),
+    [("TCP: inuse 0 orphan 0\nUDP: inuse 1 mem 0\n", 1), ("TCP: inuse 2 orphan 0\nUDP: inuse 0\n", 1), ("", 2)],
+)
+def test_a_table_that_is_empty_is_not_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: str, read: int
+) -> None:
+    """Where the kernel does not say which are, all are."""
+    monkeypatch.setattr(sockets_seen, "PROC", tmp_path)
+    (tmp_path / "7/net").mkdir(parents=True)
+    if counts:
+        (tmp_path / "7/net/sockstat").write_text(f"sockets: used 9\n{counts}")
+    for table in ("tcp", "udp"):
+        (tmp_path / "7/net" / table).write_text(f"{HEAD}   0: 0100007F:0016 00000000:0000 0A 00000000:00000000\n")
+    assert len(sockets_seen.of(7)) == read
