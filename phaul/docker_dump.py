@@ -24,6 +24,7 @@ POISE_SECONDS, END_SECONDS = 60, 10
 POISED, GO = "poised", "go"
 SCRIPT = Path(__file__).with_name("poise.sh")
 CONFIGURATION = f"ghost-limit 2047M\naction-script {SCRIPT}\n"
+SKIP, SKIPS = "skip-in-flight", (1, 3)
 IGNORES_CGROUPS = (1, 2)  # runc that can leave cgroups out of the images
 
 
@@ -67,6 +68,8 @@ class Dump:
         # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
         argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
         argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
+        if SKIP in network and runc >= SKIPS:
+            argv.append("--tcp-skip-in-flight")  # such a runc says yes or no to CRIU, whatever its configuration says
         fifos = {"PHAUL_POISED": str(work / POISED), "PHAUL_GO": str(work / GO)}
         configuration = _configuration(work, network)
         env = {"CRIU_CONFIG_FILE": str(configuration), **fifos}

@@ -240,7 +240,7 @@ class DockerSource:
     def _pause_between_starts(self) -> None:
         """Not while a health probe runs, nor while a program starts another by vfork: both pass in a moment.
 
-        Raises HaulFailed (exec-running) where somebody else's program runs in the container and does not end.
+        Raises HaulFailed (exec-running, connection-arrives) where what passes does not.
         """
         until = freezer.deadline(PROBE_SECONDS)
         while True:
@@ -252,13 +252,16 @@ class DockerSource:
                 # A health probe: the engine, which paused, has given it up, and so it ends.
                 self.engine.unpause(self.id)
             if freezer.deadline(0) > until:
-                sentence = (
-                    blockers[0].sentence
-                    if blockers
-                    else f"{self.name} is never without a health probe, a start by vfork, or a connection that arrives."
-                )
-                raise HaulFailed(sentence, code="exec-running")
+                raise self._never_still(blockers)
             time.sleep(PROBE_PAUSE_SECONDS)
+
+    def _never_still(self, blockers: list[Blocker]) -> HaulFailed:
+        if blockers:
+            return HaulFailed(blockers[0].sentence, code="exec-running")
+        if self.network.arriving:
+            sentence = f"A connection to {self.name} waits to be accepted all the time: have it accept, or --tcp close."
+            return HaulFailed(sentence, code="connection-arrives")
+        return HaulFailed(f"{self.name} is never without a health probe, or a start by vfork.", code="exec-running")
 
     def _between_starts(self) -> bool:
         return not docker_checks.execs(self.engine, self.engine.inspect(self.id)) and not self._starts_another()

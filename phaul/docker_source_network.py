@@ -22,6 +22,7 @@ class SourceNetwork:
 
     def __init__(self, engine: Engine, inspect: Json, wish: Wish) -> None:
         self.engine, self.inspect, self.wish = engine, inspect, wish
+        self.arriving = False
         self._still: list[Socket] | None = None
 
     @property
@@ -104,11 +105,11 @@ class SourceNetwork:
         if self.locks:
             net_ns.lock(self._pid)
         self._still = self._look()
-        if not (self.locks and sockets_seen.arriving(self._still)):
-            return True
-        self._still = None
-        net_ns.unlock(self._pid)
-        return False
+        self.arriving = self.locks and sockets_seen.arriving(self._still)
+        if self.arriving:
+            self._still = None
+            net_ns.unlock(self._pid)
+        return not self.arriving
 
 
 def undo_lock(args: Json) -> None:

@@ -31,6 +31,12 @@ except ConnectionResetError:
 """
 
 
+# Listens, and accepts nothing.
+DEAF = """
+import signal, socket
+server = socket.create_server(("", 6379))
+signal.pause()
+"""
 # Says nothing to a server until its input ends; then what that answers, and after how many seconds.
 IDLE = """
 import socket, sys, time
@@ -168,6 +174,25 @@ def test_a_connection_survives_a_haul_that_fails(
     with Service(b):  # what a service that was killed has left is its successor's to undo
         wait_for(lambda: all_settled(b), "the settling of the haul on b")
     assert left(b, before, but=(STALE_SOCKET,)) == []
+
+
+def test_a_connection_that_nobody_accepts(paired: Lab, neighbour: Neighbour) -> None:
+    """It is no task's yet, so that CRIU cannot move it: `keep` fails rather than lose it, `close` lets it go."""
+    a, b = paired.hosts
+    make_link(a)
+    address = on_link(paired, 50)
+    a.docker("run", "-d", "--name", "deaf", "--network", LINK, "--ip", address, "apps", "python3", "-c", DEAF)
+    wait_for(lambda: neighbour.answers(address, 6379), "the server")
+    client = neighbour.python(IDLE, address, stdin=subprocess.PIPE)
+    assert client.stdout and client.stdout.readline() == "connected\n"
+    filters = rules(a, "deaf")
+    with Service(b):
+        hasty = at_point("p.haul", ("set=phaul.docker_source:PROBE_SECONDS=1",))
+        done = a.run(*hasty, "docker", "deaf", b.ip, check=False)
+        assert done.code == 7 and "[connection-arrives]" in done.err and "waits to be accepted" in done.err, done
+        assert (state(a, "deaf"), rules(a, "deaf")) == ("running", filters)
+        haul(a, "docker", "deaf", b.ip, "--tcp", "close")
+        assert state(b, "deaf") == "running"
 
 
 @pytest.mark.parametrize("point", ["state=running", "after=phaul.net_ns:unlock", "after=phaul.docker_restore:say#4"])
