@@ -34,7 +34,7 @@ from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.docker_networks import Wish
 from phaul.docker_source_network import SourceNetwork, undo_lock
-from phaul.errors import Finding, HaulFailed, PhaulError, Refused
+from phaul.errors import Blocker, Finding, HaulFailed, PhaulError, Refused
 from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
 from phaul.overview import Overview, Part
