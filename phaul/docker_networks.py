@@ -156,8 +156,7 @@ def _goes_on(socket: Socket, ends: Sequence[Endpoint], wish: Wish) -> bool:
 
 def _serves(socket: Socket) -> bool:
     """Whether others are to reach it at an address of its own."""
-    own = not (socket.local.loopback or socket.local.anywhere)
-    return own and not socket.outside and socket.remote.anywhere
+    return socket.local.own and not socket.outside and socket.remote.anywhere
 
 
 def criu_lines(sockets: Sequence[Socket], wish: Wish, *, locked: bool, host: bool) -> list[str]:

@@ -33,6 +33,11 @@ class End:
     def anywhere(self) -> bool:
         return ipaddress.ip_address(self.address).is_unspecified
 
+    @property
+    def own(self) -> bool:
+        """Whether a device must have the address for a socket to be bound to it."""
+        return not (self.loopback or self.anywhere or ipaddress.ip_address(self.address).is_multicast)
+
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
@@ -101,7 +106,7 @@ def outside(sockets: Iterable[Socket]) -> list[Socket]:
 def bound(sockets: Iterable[Socket]) -> set[str]:
     """Addresses that must be there for the sockets to be made anew."""
     ends = [socket.local for socket in sockets if not (socket.table in TCP and socket.state == TIME_WAIT)]
-    return {end.address for end in ends if not (end.loopback or end.anywhere)}
+    return {end.address for end in ends if end.own}
 
 
 def arriving(sockets: Iterable[Socket]) -> bool:

@@ -143,6 +143,7 @@ LISTENS = sockets_seen.LISTEN
         (connected("10.1.0.5", "0.0.0.0", state=LISTENS), Wish(new_address=True), "bound-address"),
         (connected("172.17.0.2", "0.0.0.0", table="udp", state="07"), Wish(), "bound-address"),
         (connected("0.0.0.0", "0.0.0.0", state=LISTENS), Wish(new_address=True), ""),
+        (connected("224.0.0.251", "0.0.0.0", table="udp", state="07"), Wish(), ""),
     ],
 )
 def test_what_a_socket_will_not_be_at_the_target(seen: Socket, wish: Wish, code: str) -> None:
@@ -168,6 +169,19 @@ def test_what_a_socket_will_not_be_at_the_target(seen: Socket, wish: Wish, code:
 def test_what_criu_is_told(sockets: list[Socket], wish: Wish, locked: bool, lines: list[str]) -> None:
     assert docker_networks.criu_lines(sockets, wish, locked=locked, host=False) == lines
     assert set(lines) <= set(docker_networks.CRIU_LINES)
+
+
+def test_the_addresses_that_sockets_need() -> None:
+    """Those of connections that CRIU closes are not among them, nor is one of many hosts."""
+    listens = connected("10.1.0.5", "0.0.0.0", state=LISTENS)
+    connection = connected("10.0.0.5", "10.0.0.9")
+    group = connected("224.0.0.251", "0.0.0.0", table="udp", state="07")
+    closing = docker_networks.criu_lines([connection], Wish(tcp="close"), locked=False, host=False)
+    assert sockets_seen.bound([listens, connection, group]) == {"10.1.0.5", "10.0.0.5"}
+    assert docker_networks.needs_early([connection, group], ENDS, [])
+    assert not docker_networks.needs_early([connection, group], ENDS, closing)
+    assert docker_networks.needs_early([listens], ENDS, closing)
+    assert not docker_networks.needs_early([group], ENDS, [])
 
 
 def test_the_stand_in_for_the_engines_devices() -> None:
