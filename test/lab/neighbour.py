@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from . import switch
+from .errors import LabError
 from .instance import Lab
 
 NAME, NUMBER = "neighbour", 99
@@ -24,7 +25,11 @@ class Neighbour:
         assert self._holder.stdout and self._holder.stdout.readline()
         self._switch = lab.switch
         self._programs: list[subprocess.Popen[Any]] = []
-        switch.plug(lab.switch, self._holder.pid, NAME, self.ip)
+        try:
+            switch.plug(lab.switch, self._holder.pid, NAME, self.ip)
+        except LabError:
+            self._holder.kill()
+            raise
 
     def python(self, program: str, *words: str, stdin: int | IO[Any] | None = None) -> subprocess.Popen[str]:
         """Start a Python program there; its output is a pipe."""
