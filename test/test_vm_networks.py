@@ -10,7 +10,7 @@ from lab import Host
 from lab.vm import VmLab
 from lab.workloads import file_in
 
-pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.vm, pytest.mark.long, pytest.mark.timeout(900)]
 
 PORT = "7000"
 SENDS = f"n=0; while :; do n=$((n+1)); echo $n; sleep 0.1; done | nc $SERVER {PORT} >/got"
