@@ -60,6 +60,9 @@ class SourceNetwork:
         """Why its sockets would not be at the target what they are here."""
         name = str(self.inspect["Name"]).lstrip("/")
         found = docker_networks.blockers(self.sockets(), self.ends, self.wish, name)
+        if self._on_host:
+            # Whether it has the address that is listened on, the target says itself.
+            found = [blocker for blocker in found if blocker.code != "bound-address"]
         if self.locks and not net_ns.can_lock():
             found.append(Blocker.of("nft-missing", NFT_SENTENCE.format(host="this host")))
         return found

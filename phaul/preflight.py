@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from phaul import codec, host_facts
 from phaul.connection import finding_of
@@ -63,7 +64,7 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     """Everything that speaks against a haul, or for care."""
     facts = host_facts.gather()
     here = Host(facts, source.facts())
-    found = [*_tools(facts, "this host", options), *source.check()]
+    found = [*_tools(facts, "this host", options), *_about(source.check(), "this host")]
     if any(finding.code in _NOTHING_TO_SHOW for finding in found):
         return Survey(tuple(found), here)
     document = {**source.wanted(), "facts": here.shown}
@@ -76,7 +77,7 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
         same = Blocker("same-host", "The target is this host itself", "name another one", there.facts.hostname)
         return Survey((same,), here, there)
     found += _of_both(facts, there.facts, options, seconds=time.monotonic() - began)
-    found += map(finding_of, checked.findings)
+    found += _about(map(finding_of, checked.findings), there.facts.hostname)
     hosts = Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.facts.capabilities)
     able = driver.capabilities & hosts
     found += _of_able(able, {"this host": facts, there.facts.hostname: there.facts}, options)
@@ -84,6 +85,11 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     cautions = tuple(finding for finding in every if not finding.blocks)
     made = Plan(able, wanted, tuple(checked.lacks), int(document["memory"]), cautions, int(document.get("bytes", 0)))
     return Survey(every, here, there, made)
+
+
+def _about(found: Iterable[Finding], where: str) -> list[Finding]:
+    """What says of nothing else what it is about is about its host."""
+    return [finding if finding.subject else replace(finding, subject=where) for finding in found]
 
 
 def _of_both(here: HostFacts, there: HostFacts, options: argparse.Namespace, *, seconds: float) -> list[Finding]:
