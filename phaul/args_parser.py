@@ -22,7 +22,7 @@ from phaul.streams import forgiving
 from phaul.views import view
 
 # Commands that are no haul types.
-OTHERS = ("pair", "status", "cancel", "history")
+OTHERS = ("pair", "status", "cancel", "history", "bundle")
 Commands: TypeAlias = "argparse._SubParsersAction[_Parser]"
 
 PORT = 12345
@@ -145,6 +145,9 @@ def _add_overviews(commands: Commands) -> None:
         sub.add_argument("container", nargs="?", help="its name, or the beginning of its id; left out: all")
         sub.add_argument("--json", action="store_true", help="as one JSON object a line, for programs")
     cancel.add_argument("container", help="its name, or the beginning of its id")
+    packs = commands.add_parser("bundle", help="put the logs of a container's last haul, of both hosts, into a file")
+    packs.add_argument("container", help="its name, or the beginning of its id")
+    packs.add_argument("file", metavar="FILE", help="what to write, a tar: it has no memory in it, and no keys")
     history.add_argument("-n", dest="number", type=count, default=20, metavar="N", help="so many at most (default 20)")
 
 
@@ -231,10 +234,16 @@ def _main(argv: list[str]) -> int:
 
 def _other(options: argparse.Namespace) -> int:
     """What is no haul."""
-    from phaul import history, standing
+    from phaul import bundle, history, standing
 
     log.setup(verbosity=0)
-    run = {"pair": _pair, "status": standing.status, "cancel": standing.cancel, "history": history.history}
+    run = {
+        "pair": _pair,
+        "status": standing.status,
+        "cancel": standing.cancel,
+        "history": history.history,
+        "bundle": bundle.bundle,
+    }
     return run[options.command](options)
 
 

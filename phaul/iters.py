@@ -211,7 +211,8 @@ class Haul:
             return error
         runs_on = f"{self.source.name} runs on here." if not failures else " ".join(failures)
         sentence = f"{error.sentence.rstrip('.')}. {runs_on}"
-        detail = "\n".join(part for part in (error.detail, f"Logs: {self.logs} on both hosts.") if part)
+        where = f"Logs: {self.logs} on both hosts; p.haul bundle packs them."
+        detail = "\n".join(part for part in (error.detail, where) if part)
         kind = Cancelled if isinstance(error, Cancelled) else HaulFailed
         return kind(sentence, code=error.code, detail=detail)
 

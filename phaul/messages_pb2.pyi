@@ -189,6 +189,18 @@ class LogEntry(_message.Message):
     time_nano: int
     def __init__(self, source: _Optional[str] = ..., time_nano: _Optional[int] = ..., line: _Optional[bytes] = ..., partial: bool = ...) -> None: ...
 
+class Logs(_message.Message):
+    __slots__ = ["haul"]
+    HAUL_FIELD_NUMBER: _ClassVar[int]
+    haul: str
+    def __init__(self, haul: _Optional[str] = ...) -> None: ...
+
+class LogsAre(_message.Message):
+    __slots__ = ["packed"]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    packed: bytes
+    def __init__(self, packed: _Optional[bytes] = ...) -> None: ...
+
 class OpenFile(_message.Message):
     __slots__ = ["fd", "path", "pid", "size"]
     FD_FIELD_NUMBER: _ClassVar[int]
@@ -228,12 +240,13 @@ class Release(_message.Message):
     def __init__(self) -> None: ...
 
 class Reply(_message.Message):
-    __slots__ = ["begun", "checked", "done", "failure", "held", "prepared", "state_is"]
+    __slots__ = ["begun", "checked", "done", "failure", "held", "logs", "prepared", "state_is"]
     BEGUN_FIELD_NUMBER: _ClassVar[int]
     CHECKED_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
     PREPARED_FIELD_NUMBER: _ClassVar[int]
     STATE_IS_FIELD_NUMBER: _ClassVar[int]
     begun: Begun
@@ -241,16 +254,18 @@ class Reply(_message.Message):
     done: Done
     failure: Failure
     held: Held
+    logs: LogsAre
     prepared: Prepared
     state_is: StateIs
-    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., checked: _Optional[_Union[Checked, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., state_is: _Optional[_Union[StateIs, _Mapping]] = ...) -> None: ...
+    def __init__(self, failure: _Optional[_Union[Failure, _Mapping]] = ..., done: _Optional[_Union[Done, _Mapping]] = ..., checked: _Optional[_Union[Checked, _Mapping]] = ..., begun: _Optional[_Union[Begun, _Mapping]] = ..., prepared: _Optional[_Union[Prepared, _Mapping]] = ..., held: _Optional[_Union[Held, _Mapping]] = ..., state_is: _Optional[_Union[StateIs, _Mapping]] = ..., logs: _Optional[_Union[LogsAre, _Mapping]] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ["begin", "check", "complete", "discard", "ping", "poise", "prepare", "release", "restore", "state", "verify"]
+    __slots__ = ["begin", "check", "complete", "discard", "logs", "ping", "poise", "prepare", "release", "restore", "state", "verify"]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     DISCARD_FIELD_NUMBER: _ClassVar[int]
+    LOGS_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
     POISE_FIELD_NUMBER: _ClassVar[int]
     PREPARE_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +277,7 @@ class Request(_message.Message):
     check: Check
     complete: Complete
     discard: Discard
+    logs: Logs
     ping: Ping
     poise: Poise
     prepare: Prepare
@@ -269,7 +285,7 @@ class Request(_message.Message):
     restore: Restore
     state: State
     verify: Verify
-    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., poise: _Optional[_Union[Poise, _Mapping]] = ...) -> None: ...
+    def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., poise: _Optional[_Union[Poise, _Mapping]] = ..., logs: _Optional[_Union[Logs, _Mapping]] = ...) -> None: ...
 
 class Restore(_message.Message):
     __slots__ = ["options"]

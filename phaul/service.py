@@ -9,11 +9,11 @@ import re
 import threading
 import time
 
-from phaul import forecast, host_facts, htype, journal, pages_target, session
+from phaul import forecast, host_facts, htype, journal, log_bundle, pages_target, places, session
 from phaul.connection import Connection, failure_of, message_of, welcome
 from phaul.errors import HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
 from phaul.link import Link
-from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Fact, Hello, Reply, Request, StateIs
+from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Fact, Hello, LogsAre, Reply, Request, StateIs
 from phaul.session import Session
 from phaul.xem_rpc import serve
 
@@ -171,6 +171,8 @@ class _Talk:
             return Reply(done=Done())
         if what == "check":
             return _check(request.check)
+        if what == "logs":
+            return self._logs(request.logs.haul)
         if what == "begin":
             self._take(self.service.begin(request.begin, self.peer))
             return self._own().begun()
@@ -228,6 +230,11 @@ class _Talk:
             with found.lock:
                 return found.state()
         return _state_on_disk(haul, self.peer)
+
+    def _logs(self, haul: str) -> Reply:
+        """For its own peer alone."""
+        known = HAUL_NAME.fullmatch(haul) and _is_of(haul, self.peer)
+        return Reply(logs=LogsAre(packed=log_bundle.packed(places.LOGS / haul) if known else b""))
 
     def _complete(self, request: Complete) -> Reply:
         """Not under the haul's lock: whatever else becomes of the haul must not wait for this."""
