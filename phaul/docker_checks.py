@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from phaul import docker_config, docker_mount_checks, docker_rootfs, freezer, task_checks
-from phaul.docker_api import Engine, NoSuch
 from phaul.errors import Blocker, PhaulError
 from phaul.fs_haul_subtree import everything_in
 from phaul.host_facts import dotted, version_of
@@ -102,37 +101,12 @@ def task_blockers(inspect: Json, name: str) -> list[Blocker]:
     return found
 
 
-def execs(engine: Engine, inspect: Json) -> list[Json]:
-    """What runs in it by `docker exec` or as a health probe: no children of its first task, they would stay behind."""
-    found = []
-    for exec_id in inspect.get("ExecIDs") or []:
-        with contextlib.suppress(NoSuch):
-            seen = engine.exec(exec_id)
-            if seen["Running"]:
-                found.append(seen)
-    return found
-
-
-def exec_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
-    """Programs of `docker exec`. Health probes are no obstacle: the freeze comes between them."""
-    if all(_is_probe(inspect, seen) for seen in execs(engine, inspect)):
-        return []
-    reason, remedy = f"A docker exec session runs in {name}", f"end it first (docker top {name} shows it)"
-    return [Blocker("exec-running", reason, remedy, f"container {name}")]
-
-
-def _is_probe(inspect: Json, seen: Json) -> bool:
-    kind, *words = (inspect["Config"].get("Healthcheck") or {}).get("Test") or [""]
-    command = [seen["ProcessConfig"]["entrypoint"], *(seen["ProcessConfig"]["arguments"] or [])]
-    return command == words if kind == "CMD" else kind == "CMD-SHELL" and command[-1:] == words
-
-
-def all_blockers(engine: Engine, inspect: Json, name: str) -> list[Blocker]:
+def all_blockers(inspect: Json, name: str) -> list[Blocker]:
     """Everything at once, so that an administrator mends everything at once."""
     stopped = state_blockers(inspect, name)
     if stopped:
         return stopped
-    found = config_blockers(inspect, name) + exec_blockers(engine, inspect, name)
+    found = config_blockers(inspect, name)
     modes = {"pid-mode"} & {blocker.code for blocker in found}
     return found if modes else found + task_blockers(inspect, name)
 

@@ -18,6 +18,7 @@ from phaul import (
     docker_checks,
     docker_config,
     docker_dump,
+    docker_execs,
     docker_host_checks,
     docker_image,
     docker_logs,
@@ -34,7 +35,7 @@ from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.docker_networks import Wish
 from phaul.docker_source_network import SourceNetwork, undo_lock
-from phaul.errors import Blocker, Finding, HaulFailed, PhaulError, Refused
+from phaul.errors import Finding, HaulFailed, PhaulError, Refused
 from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
 from phaul.overview import Overview, Part
@@ -77,9 +78,10 @@ class DockerSource:
         here = "this host"
         tools = [*host_facts.runc_blockers(here, self.runc), *host_facts.pycriu_blockers(here)]
         tools += docker_checks.engine_blockers(self.engine.version()["Version"], here)
-        found: list[Finding] = [*docker_checks.all_blockers(self.engine, self.inspect, self.name), *tools]
+        found: list[Finding] = [*docker_checks.all_blockers(self.inspect, self.name), *tools]
         if docker_checks.state_blockers(self.inspect, self.name):
             return found
+        found += docker_execs.findings(self.engine, self.inspect, self.name, kill=self.options.kill_exec)
         found += self.network.blockers()
         return [*found, *firewall.cautions(int(self.inspect["State"]["Pid"]), f"container {self.name}")]
 
@@ -244,27 +246,30 @@ class DockerSource:
         """
         until = freezer.deadline(PROBE_SECONDS)
         while True:
-            blockers = docker_checks.exec_blockers(self.engine, self.engine.inspect(self.id), self.name)
-            if not blockers:
+            seen = self.engine.inspect(self.id)
+            if self.options.kill_exec:
+                docker_execs.kill(self.engine, seen)
+            busy = docker_execs.sessions(self.engine, seen)
+            if not busy:
                 self.engine.pause(self.id)
                 if self._between_starts() and self.network.lock():
                     return
                 # A health probe: the engine, which paused, has given it up, and so it ends.
                 self.engine.unpause(self.id)
             if freezer.deadline(0) > until:
-                raise self._never_still(blockers)
+                raise self._never_still(busy=bool(busy))
             time.sleep(PROBE_PAUSE_SECONDS)
 
-    def _never_still(self, blockers: list[Blocker]) -> HaulFailed:
-        if blockers:
-            return HaulFailed(blockers[0].sentence, code="exec-running")
+    def _never_still(self, *, busy: bool) -> HaulFailed:
+        if busy:
+            return HaulFailed(f"A docker exec session runs in {self.name}: end it first.", code="exec-running")
         if self.network.arriving:
             sentence = f"A connection to {self.name} waits to be accepted all the time: have it accept, or --tcp close."
             return HaulFailed(sentence, code="connection-arrives")
         return HaulFailed(f"{self.name} is never without a health probe, or a start by vfork.", code="exec-running")
 
     def _between_starts(self) -> bool:
-        return not docker_checks.execs(self.engine, self.engine.inspect(self.id)) and not self._starts_another()
+        return not docker_execs.running(self.engine, self.engine.inspect(self.id)) and not self._starts_another()
 
     def _starts_another(self) -> bool:
         pids = self._pids()

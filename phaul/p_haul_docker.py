@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="remove the source container at the end (default: leave it stopped)",
     )
     parser.add_argument(
+        "--kill-exec",
+        action="store_true",
+        help="end what runs in it by docker exec, before the freeze (default: refuse)",
+    )
+    parser.add_argument(
         "--tcp",
         choices=tuple(TCP),
         default="keep",
