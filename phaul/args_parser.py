@@ -158,6 +158,7 @@ def _add_haul_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
     sub.add_argument("--json", action="store_true", help="tell how it goes as one JSON object a line, for programs")
     sub.add_argument("--report", metavar="FILE.html", help="write a page on how it went to FILE.html")
+    sub.add_argument("--barrier", type=int, help=argparse.SUPPRESS)
     sub.add_argument("--keep-images", action="store_true", help="keep the dumped images of the source")
     sub.add_argument("--img-path", metavar="DIR", help=f"where to write images (default {places.WORK})")
     sub.add_argument(
@@ -229,7 +230,11 @@ def _main(argv: list[str]) -> int:
         return check_command.run(options)
     if options.resolve:
         return _resolve(options)
-    return _other(options) if options.command in OTHERS else _haul(options)
+    if options.command in OTHERS:
+        return _other(options)
+    if getattr(options, "project", None):
+        return _project(options, argv)
+    return _haul(options)
 
 
 def _other(options: argparse.Namespace) -> int:
@@ -245,6 +250,15 @@ def _other(options: argparse.Namespace) -> int:
         "bundle": bundle.bundle,
     }
     return run[options.command](options)
+
+
+def _project(options: argparse.Namespace, argv: list[str]) -> int:
+    from phaul import project
+
+    log.setup(verbosity=options.verbosity)
+    if options.subject is not None or argv[0] != options.command:
+        raise UsageError(f"Either a container or --project is moved: p.haul {options.command} --project NAME TARGET.")
+    return project.haul(htype.load(options.command), options, argv)
 
 
 def _known_type(argv: list[str]) -> None:

@@ -35,7 +35,7 @@ from phaul.docker_api import Engine, NoSuch
 from phaul.docker_dump import Dump
 from phaul.docker_networks import Wish
 from phaul.docker_source_network import SourceNetwork, undo_lock
-from phaul.errors import Finding, HaulFailed, PhaulError, Refused
+from phaul.errors import Finding, HaulFailed, PhaulError, Refused, UsageError
 from phaul.htype import Dumped, Tree
 from phaul.journal import Journal
 from phaul.overview import Overview, Part
@@ -52,10 +52,12 @@ PROBE_PAUSE_SECONDS = 0.02
 class DockerSource:
     """One running container; nothing is changed before freeze()."""
 
-    def __init__(self, subject: str, options: argparse.Namespace) -> None:
+    def __init__(self, subject: str | None, options: argparse.Namespace) -> None:
         self.engine = Engine()
         self.options = options
         try:
+            if subject is None:
+                raise UsageError("Which container is to be moved? See p.haul docker --help.")
             if not subject:
                 raise NoSuch("Docker takes no empty name.")
             self.inspect: Json = self.engine.inspect(subject)

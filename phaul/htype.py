@@ -207,6 +207,7 @@ class Driver:
     source: type[Source]
     target: type[Target]
     add_arguments: Callable[[argparse.ArgumentParser], None]
+    members: Callable[[str], list[str]] | None = None  # subjects of a group by its name, in the order of their need
 
 
 def load(name: str) -> Driver:
@@ -222,4 +223,5 @@ def load(name: str) -> Driver:
         cast("type[Source]", module.Source),
         cast("type[Target]", module.Target),
         module.add_arguments,
+        getattr(module, "members", None),
     )

@@ -32,6 +32,7 @@ from phaul import (
     preflight,
     resolve,
 )
+from phaul.barrier import HELD, POISED, Barrier
 from phaul.connection import Connection, raise_failure
 from phaul.desk import Desk
 from phaul.display import Display
@@ -77,6 +78,7 @@ class Haul:
         self.rounds: Rounds | None = None
         self.passes: Passes | None = None
         self.desk: Desk | None = None
+        self.barrier = Barrier(options.barrier)
 
     def run(self) -> Outcome:
         """Raises Blocked and the like untouched; HaulFailed, Cancelled rolled back; InDoubt, Untidy after COMMIT."""
@@ -172,6 +174,7 @@ class Haul:
                 self._pre_copy(plan)
                 self._send_history(plan)
             self._freeze_and_restore(plan, passes)
+            self.barrier.reach(HELD)
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
@@ -266,6 +269,7 @@ class Haul:
         with self.source.poised(self.record, pictures, self.logs, lazy=lazy), Crew() as crew:
             poised = passes.poise(crew) if plan.capabilities.file_system else []
             self.caller.call(Request(poise=Poise()), timeout=LONG_SECONDS)
+            self.barrier.reach(POISED)
             self.show.phase("freeze")
             self.stats.frozen = time.monotonic()
             self.source.freeze(self.record)

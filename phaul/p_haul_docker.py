@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 
+from phaul.docker_project import members
 from phaul.docker_source import DockerSource as Source
 from phaul.docker_target import DockerTarget as Target
 from phaul.htype import Capabilities
@@ -16,7 +17,7 @@ TCP = {
     "refuse": "nothing is moved that has some",
 }
 
-__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
+__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments", "members"]
 
 
 def _name(text: str) -> str:
@@ -28,7 +29,10 @@ def _name(text: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `p.haul docker`."""
-    parser.add_argument("subject", metavar="container", help="name, id, or the beginning of an id")
+    parser.add_argument("subject", metavar="container", nargs="?", help="name, id, or the beginning of an id")
+    parser.add_argument(
+        "--project", metavar="NAME", help="instead of a container: all those of a compose project, or none of them"
+    )
     parser.add_argument(
         "--dst-id", type=_name, metavar="NAME", help="the container's name at the target (default: the same)"
     )

@@ -157,6 +157,7 @@ NOTHING_ELSE = (
 )
 OPTIONS = argparse.Namespace(
     img_path=None,
+    barrier=None,
     keep_images=False,
     skip_cpu_check=False,
     skip_criu_check=False,
