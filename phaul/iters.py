@@ -151,6 +151,10 @@ class Haul:
     def logs(self) -> Path:
         return places.log_dir(self.name)
 
+    @property
+    def _where_logs_are(self) -> str:
+        return f"Logs: {self.logs} on both hosts; p.haul bundle packs them."
+
     # Before COMMIT
 
     def _move(self, plan: preflight.Plan) -> None:
@@ -214,8 +218,7 @@ class Haul:
             return error
         runs_on = f"{self.source.name} runs on here." if not failures else " ".join(failures)
         sentence = f"{error.sentence.rstrip('.')}. {runs_on}"
-        where = f"Logs: {self.logs} on both hosts; p.haul bundle packs them."
-        detail = "\n".join(part for part in (error.detail, where) if part)
+        detail = "\n".join(part for part in (error.detail, self._where_logs_are) if part)
         kind = Cancelled if isinstance(error, Cancelled) else HaulFailed
         return kind(sentence, code=error.code, detail=detail)
 
@@ -375,7 +378,7 @@ class Haul:
         raise HaulFailed(
             f"The target could not release the container. {self.source.name} runs on here.",
             code="not-held",
-            detail=f"Logs: {self.logs} on both hosts.",
+            detail=self._where_logs_are,
         )
 
 

@@ -203,7 +203,7 @@ def failed(done: Done, *codes: str, status: int = 7, lab: Lab | None = None) -> 
     assert done.code == status, said
     lines = [line.removeprefix("p.haul: ") for line in done.err.splitlines() if line.startswith("p.haul: ")]
     assert lines and lines[-1] in [f"[{code}] exit status {status}" for code in codes], said
-    logs = re.search(r"^Logs: (/\S+) on both hosts\.$", "\n".join(lines), re.MULTILINE)
+    logs = re.search(r"^Logs: (/\S+) on both hosts; p\.haul bundle packs them\.$", "\n".join(lines), re.MULTILINE)
     assert logs, said
     for host in lab.hosts if lab else ():
         assert host.run("ls", logs[1]).out, f"{host.name} has no logs in {logs[1]}"
