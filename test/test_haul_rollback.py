@@ -239,6 +239,8 @@ def test_verification_fails(scene: Scene) -> None:
 def test_image_and_bind_mount_are_taken_back(scene: Scene) -> None:
     """What the target lacked: the image's name and layers, the directory of a bind mount."""
     images.load(scene.a, "busybox-layered")
+    if images.has(scene.b, "busybox-layered"):
+        images.remove(scene.b, "busybox-layered")
     scene.a.path("/srv/bound").mkdir()
     scene.a.docker("run", "-d", "--name", "layered", "-v", "/srv/bound:/bound", "busybox-layered", "ticker")
     for point in ("after=phaul.docker_target:DockerTarget.prepare", "before=phaul.verify:check"):
