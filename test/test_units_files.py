@@ -189,11 +189,13 @@ def test_files_that_a_process_needs(tmp_path: Path) -> None:
     (tmp_path / "same").write_text("1234")
     seen = [
         pid_files.FileSeen("/same", 4, grows=False),
+        pid_files.FileSeen("/same", 3, grows=True),
         pid_files.FileSeen("/same", 9, grows=True),
         pid_files.FileSeen("/same", 5, grows=False),
         pid_files.FileSeen("/gone", 1, grows=True),
     ]
-    assert pid_files.lacking(seen, tmp_path) == ["/same has 4 bytes instead of 5", "/gone is missing"]
+    lacking = ["/same has 4 bytes instead of 9", "/same has 4 bytes instead of 5", "/gone is missing"]
+    assert pid_files.lacking(seen, tmp_path) == lacking
     assert [pid_files.FileSeen.of_document(one.document()) for one in seen] == seen
 
 
