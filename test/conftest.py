@@ -25,16 +25,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("lab", ["vm"], indirect=True, scope="session")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow cases on whole machines come last, when all else is known.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Where several processes share the work (pytest-xdist), each has a lab of its own.
 
-    Where several processes share the work (pytest-xdist), each has a lab of its own: a module's cases stay together,
-    and those on machines.
+    A module's cases stay together, and those on machines.
     """
+    item.add_marker(pytest.mark.xdist_group("machines" if _on_machines(item) else item.path.stem))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow cases on whole machines come last, when all else is known."""
     items.sort(key=_on_machines)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("machines" if _on_machines(item) else item.path.stem))
 
 
 def _on_machines(item: pytest.Item) -> bool:
