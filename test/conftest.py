@@ -25,22 +25,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("lab", ["vm"], indirect=True, scope="session")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Where several processes share the work (pytest-xdist), each has a lab of its own.
-
-    A module's cases stay together, and those on machines.
-    """
-    item.add_marker(pytest.mark.xdist_group("machines" if _on_machines(item) else item.path.stem))
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow cases on whole machines come last, when all else is known."""
-    items.sort(key=_on_machines)
-
-
-def _on_machines(item: pytest.Item) -> bool:
-    return item.get_closest_marker("vm") is not None
+    items.sort(key=lambda item: item.get_closest_marker("vm") is not None)
 
 
 @pytest.fixture(scope="session")
