@@ -57,7 +57,7 @@ class DockerSource:
         self.options = options
         try:
             if subject is None:
-                raise UsageError("Which container is to be moved? See p.haul docker --help.")
+                raise UsageError("A container (or --project) and a target are needed. See p.haul docker --help.")
             if not subject:
                 raise NoSuch("Docker takes no empty name.")
             self.inspect: Json = self.engine.inspect(subject)

@@ -22,7 +22,7 @@ RESTARTS = 8
 USAGE = [
     ([], "usage", "Known types: docker, pid"),
     (["frobnicate", "web", "10.0.0.2"], "unknown-type", "docker, pid"),
-    (["docker"], "usage", "container, target"),
+    (["docker"], "usage", "required: target"),
     (["docker", "web"], "usage", "target"),
     (["docker", "web", "10.0.0.2", "more"], "usage", "more"),
     (["docker", "web", "10.0.0.2", "--frobnicate"], "usage", "--frobnicate"),

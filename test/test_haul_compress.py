@@ -61,7 +61,7 @@ def test_memory_that_does_not_get_smaller(served: Lab, wish: str) -> None:
 
 
 def test_image_and_trees(a: Host, b: Host) -> None:
-    images.remove_layers(b, "busybox")
+    images.remove_all(b)
     rest = settled(a)
     try:
         fill = "yes 'a line as there are many' | head -c 24000000 >/data/lines; head -c 1000000 /dev/urandom >/own"

@@ -241,12 +241,12 @@ def test_image_and_bind_mount_are_taken_back(scene: Scene) -> None:
     images.load(scene.a, "busybox-layered")
     if images.has(scene.b, "busybox-layered"):
         images.remove(scene.b, "busybox-layered")
-    scene.a.path("/srv/bound").mkdir()
-    scene.a.docker("run", "-d", "--name", "layered", "-v", "/srv/bound:/bound", "busybox-layered", "ticker")
+    scene.a.path("/srv/taken-back").mkdir()
+    scene.a.docker("run", "-d", "--name", "layered", "-v", "/srv/taken-back:/bound", "busybox-layered", "ticker")
     for point in ("after=phaul.docker_target:DockerTarget.prepare", "before=phaul.verify:check"):
         with scene.serve(point, "raise=asked") as service:
             failed(haul(scene.a, "docker", "layered", scene.b.ip, "--copy-binds", check=False), "asked")
-            assert not scene.b.path("/srv/bound").exists()
+            assert not scene.b.path("/srv/taken-back").exists()
             scene.nothing_left(scene.b, *of_service(service))
             assert not images.has(scene.b, "busybox-layered")
             goes_on(scene.a, "layered")

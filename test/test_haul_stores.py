@@ -53,8 +53,8 @@ def test_a_counter_moves_between_stores(paired: Lab, stores: Choose, here: str, 
     images.load(a, "busybox")
     if known:
         images.load(b, "busybox")
-    elif images.has(b, "busybox"):
-        images.remove(b, "busybox")
+    else:
+        images.remove_all(b)
     counter(a, "count", "-v", "data:/data", "--restart", "unless-stopped")
     a.docker("exec", "count", "sh", "-c", "echo layer >/etc/written; echo volume >/data/written; rm /bin/yes")
     last = ticks(a, "count")[-1][0]

@@ -47,10 +47,11 @@ def remove(host: Host, *names: str) -> None:
         host.kept_images.discard(f"{name}:latest")
 
 
-def remove_layers(host: Host, name: str) -> None:
-    """Make sure that the host has no layer of the image: those that share one go too."""
-    layers = set(IMAGES[name][0])
-    remove(host, *(other for other, made in IMAGES.items() if layers & set(made[0]) and has(host, other)))
+def remove_all(host: Host) -> None:
+    """Make sure that the host has no layer of anything."""
+    for image in host.engine.get("/images/json"):
+        host.engine.delete(f"/images/{image['Id']}?force=true")
+    host.kept_images.clear()
 
 
 def has(host: Host, name: str) -> bool:
