@@ -239,3 +239,13 @@ def configure_engine(host: Host, document: dict[str, Any] | str) -> None:
 def runtime_path(host: Host) -> str:
     """Where the host's engine looks for P.Haul's runtime; "" where it does not know it."""
     return str(host.engine.get("/info")["Runtimes"].get("phaul", {}).get("path", ""))
+
+
+@contextlib.contextmanager
+def directory(host: Host, path: str) -> Iterator[None]:
+    """A new one on the host, for as long as the block lasts."""
+    host.path(path).mkdir()
+    try:
+        yield
+    finally:
+        host.run("rm", "-rf", path)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hauling import haul, python, refusal, refused, stand_in, without_runtime
+from hauling import directory, haul, python, refusal, refused, stand_in, without_runtime
 from lab import Host, Lab
 
 SLEEP = ("busybox", "sleep", "100000")
@@ -127,15 +127,6 @@ def test_copied_binds_overwrite_nothing(a: Host, b: Host) -> None:
         assert "/srv/bound" in refusal(a, b, "bind-exists", "--copy-binds")
         assert b.path("/srv/bound/file").read_text() == "theirs"
         a.docker("rm", "-f", "bad")
-
-
-@contextlib.contextmanager
-def directory(host: Host, path: str) -> Iterator[None]:
-    host.path(path).mkdir()
-    try:
-        yield
-    finally:
-        host.run("rm", "-rf", path)
 
 
 def test_a_network_of_another_kind(a: Host, b: Host) -> None:

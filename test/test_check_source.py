@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hauling import checked, configure_engine, haul, inspect, python, refusal, unchanged, wait_for
+from hauling import checked, configure_engine, directory, haul, inspect, python, refusal, unchanged, wait_for
 from lab import Host
 
 SLEEP = ("busybox", "sleep", "100000")
@@ -151,15 +149,6 @@ def test_sockets_of_the_container_among_themselves_are_no_obstacle(a: Host, b: H
     connect += "listener.listen()\nkept.append(socket.socket(socket.AF_UNIX))\nkept[-1].connect('/in')\n"
     start_python(a, connect + "kept.append(socket.create_server(('', 18090)))\n" + END)
     assert checked(a, b)[1]["verdict"] == "warnings"  # of what it sees of /usr
-
-
-@contextlib.contextmanager
-def directory(host: Host, path: str) -> Iterator[None]:
-    host.path(path).mkdir()
-    try:
-        yield
-    finally:
-        host.run("rm", "-rf", path)
 
 
 def test_a_file_system_that_was_mounted_inside(a: Host, b: Host) -> None:

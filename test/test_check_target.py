@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hauling import checked, python, refusal, stand_in, unchanged, wait_for
+from hauling import checked, directory, python, refusal, stand_in, unchanged, wait_for
 from lab import Host, Lab
 from lab.service import Service
 
@@ -182,15 +182,6 @@ def test_a_volume_that_is_a_directory(a: Host, b: Host, there: str) -> None:
             assert "Volume data is in /srv/kept, which is not on b" in refusal(a, b, "volume-device")
         a.docker("rm", "-f", "bad")
         a.docker("volume", "rm", "data")
-
-
-@contextlib.contextmanager
-def directory(host: Host, path: str) -> Iterator[None]:
-    host.path(path).mkdir()
-    try:
-        yield
-    finally:
-        host.run("rm", "-rf", path)
 
 
 def test_too_little_memory(a: Host, b: Host) -> None:
