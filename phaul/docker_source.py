@@ -28,7 +28,7 @@ from phaul import (
     freezer,
     host_facts,
     sample,
-    task_sockets,
+    sockets_seen,
     tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
@@ -145,7 +145,7 @@ class DockerSource:
             "volumes": volumes,
             "binds": {bind["Source"]: _kind(Path(bind["Source"])) for bind in docker_config.binds(self.inspect)},
             "bind_files": [seen.document() for seen in docker_mount_checks.files_in_binds(self._pids(), self.inspect)],
-            "serving": task_sockets.serving(self._pids()) if docker_checks.shares_host_network(self.inspect) else [],
+            "serving": sockets_seen.serving(self._pids()) if docker_checks.shares_host_network(self.inspect) else [],
             "copy_binds": bool(self.options.copy_binds),
             "memory": tasks_seen.memory(self._pids()),
             "bytes": sum(self.sizes) + self.log.size(),

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import re
 
+from phaul import net_ns
 from phaul.errors import Caution, PhaulError
-from phaul.run import run
 
-SECONDS = 20
 TABLE = re.compile(r"^table inet (CRIU-\d+) ", re.MULTILINE)
 CHAIN = re.compile(r"^\s+chain CRIU ", re.MULTILINE)
 
@@ -18,7 +17,7 @@ CHAIN = re.compile(r"^\s+chain CRIU ", re.MULTILINE)
 def cautions(pid: int, what: str) -> list[Caution]:
     """What there is in the task's network namespace; nothing where there is no nft(8) to ask."""
     try:
-        shown = run(["nsenter", "--target", str(pid), "--net", "nft", "list", "ruleset"], timeout=SECONDS, check=False)
+        shown = net_ns.inside(pid, "nft", "list", "ruleset", check=False)
     except PhaulError:
         return []
     remedies = [f"nft delete table inet {name}" for name in TABLE.findall(shown.out)]

@@ -55,7 +55,7 @@ def can_lock() -> bool:
 
 def interfaces(pid: int) -> list[Interface]:
     """Those of the task's namespace but for the loopback. Raises HaulFailed."""
-    shown = json.loads(_inside(pid, "ip", "-j", "address").out or "[]")
+    shown = json.loads(inside(pid, "ip", "-j", "address").out or "[]")
     return [
         Interface(
             str(one["ifname"]),
@@ -96,15 +96,16 @@ def announce(pid: int, addresses: Iterable[str]) -> None:
     """Tell the neighbours that these addresses are here: the devices that have them do. Raises HaulFailed."""
     wanted = set(addresses)
     words = [word for one in interfaces(pid) if one.addresses & wanted for word in (one.name, one.hardware)]
-    _inside(pid, "sh", "-ec", ANNOUNCE, "sh", *words)
+    inside(pid, "sh", "-ec", ANNOUNCE, "sh", *words)
 
 
 def _rules(pid: int, rules: str, what: str) -> None:
-    done = _inside(pid, "nft", "-f", "-", input=rules.encode(), check=False)
+    done = inside(pid, "nft", "-f", "-", input=rules.encode(), check=False)
     if done.code:
         why = next(iter(done.err.splitlines()), done.last_words)  # lines that show where follow
         raise HaulFailed(f"The network of process {pid} could not be {what}: {why}", code="lock", detail=done.err)
 
 
-def _inside(pid: int, *argv: str, input: bytes | None = None, check: bool = True) -> Done:
+def inside(pid: int, *argv: str, input: bytes | None = None, check: bool = True) -> Done:
+    """Run a command in the task's network namespace. Raises as run.run does."""
     return run(["nsenter", f"--net=/proc/{pid}/ns/net", *argv], timeout=SECONDS, input=input, check=check)

@@ -6,13 +6,13 @@ import contextlib
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-TCP = ("tcp", "tcp6")
-OTHERS = ("udp", "udp6", "udplite", "udplite6", "raw", "raw6")
+TCP, UDP = ("tcp", "tcp6"), ("udp", "udp6")
+OTHERS = (*UDP, "udplite", "udplite6", "raw", "raw6")
 SYN_RECV, TIME_WAIT, LISTEN = "03", "06", "0A"
 _IN_USE = re.compile(r"^(\w+): inuse (\d+)", re.MULTILINE)
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -89,8 +89,19 @@ def _used(pid: int) -> list[str]:
 def of_tasks(pids: Iterable[int]) -> list[Socket]:
     """Those that the tasks themselves have open, where their namespace is others' as well."""
     wanted = list(pids)
-    own = {inode for pid in wanted for inode in _inodes(pid)}
+    own = inodes(wanted)
     return [socket for socket in of(wanted[0]) if socket.inode in own] if wanted else []
+
+
+def serving(pids: Iterable[int]) -> list[tuple[str, str, int]]:
+    """What the tasks themselves listen on, or receive datagrams at: protocol, address, port."""
+    return sorted(
+        {
+            (socket.table.removesuffix("6"), socket.local.address, socket.local.port)
+            for socket in of_tasks(pids)
+            if (socket.table in TCP and socket.state == LISTEN) or (socket.table in UDP and socket.remote.anywhere)
+        }
+    )
 
 
 def inside(sockets: Iterable[Socket]) -> int:
@@ -133,10 +144,22 @@ def _end(text: str) -> End:
     return End(str(mapped or address), int(port, 16))
 
 
-def _inodes(pid: int) -> Iterable[int]:
-    directory = PROC / str(pid) / "fd"
-    with contextlib.suppress(OSError):
-        for name in os.listdir(directory):
-            with contextlib.suppress(OSError):
-                if found := _SOCKET.fullmatch(os.readlink(directory / name)):
-                    yield int(found[1])
+def inodes(pids: Iterable[int]) -> set[int]:
+    """Of all sockets that the tasks have open, of whatever kind."""
+    found = set()
+    for entry in descriptors(pids):
+        with contextlib.suppress(OSError):
+            if seen := _SOCKET.fullmatch(os.readlink(entry)):
+                found.add(int(seen[1]))
+    return found
+
+
+def descriptors(pids: Iterable[int]) -> Iterator[Path]:
+    """The entries in the tasks' fd directories that are sockets."""
+    for pid in pids:
+        directory = PROC / str(pid) / "fd"
+        with contextlib.suppress(OSError):
+            for name in os.listdir(directory):
+                with contextlib.suppress(OSError):
+                    if _SOCKET.fullmatch(os.readlink(directory / name)):
+                        yield directory / name

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from phaul import check_text, connection, docker_host_checks, docker_mount_checks, host_facts, task_sockets
+from phaul import check_text, connection, docker_host_checks, docker_mount_checks, host_facts, sockets_seen
 from phaul.check import Report
 from phaul.errors import Blocker, Caution, Finding
 from phaul.forecast import Expected, Way
@@ -135,7 +135,7 @@ PATHS = {
     ],
 )
 def test_addresses_as_the_kernel_writes_them(digits: str, address: str) -> None:
-    assert task_sockets._address(digits) == address
+    assert sockets_seen._end(f"{digits}:0000").address == address
 
 
 @pytest.mark.parametrize(
