@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from phaul import journal, log_bundle, places, resolve, targets
+from phaul import journal, log_bundle, places, resolve
 from phaul.errors import PhaulError, Refused, UsageError
 from phaul.journal import Journal
 from phaul.messages_pb2 import Logs, Request
-from phaul.xem_rpc import Caller
 
 ASK_SECONDS = 60
 
@@ -19,15 +18,17 @@ def bundle(options: argparse.Namespace) -> int:
     record = _last(options.container)
     here = log_bundle.packed(places.log_dir(record.haul))
     try:
-        there, why = _from(record), ""
+        with resolve.calling(record, patience=0) as caller:
+            there, why = caller.call(Request(logs=Logs(haul=record.haul)), timeout=ASK_SECONDS).logs.packed, ""
     except PhaulError as error:
         there, why = b"", error.sentence
     try:
         log_bundle.write(Path(options.file), here, there)
     except OSError as error:
         raise UsageError(f"{options.file} cannot be written: {error.strerror}.", code="bundle-file") from None
-    both = f"and of {record.head['peer']}" if there else f"; {record.head['peer']} has given none. {why}".rstrip()
-    print(f"{options.file}: the logs of haul {record.haul} of this host {both}".replace(" ;", ";"))
+    peer = record.head["peer"]
+    said = f" and of {peer}" if there else f"; {peer} has given none. {why}".rstrip()
+    print(f"{options.file}: the logs of haul {record.haul} of this host{said}")
     return 0
 
 
@@ -41,16 +42,3 @@ def _last(name: str) -> Journal:
     if not found:
         raise Refused(f"No haul of {name!r} from this host is on record (p.haul history shows them).", code="no-haul")
     return max(found, key=lambda record: float(record.head["begun"]))
-
-
-def _from(record: Journal) -> bytes:
-    """What the target has packed. Raises what a connection to it raises."""
-    reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
-    try:
-        caller = Caller(reach.open("control"))
-        try:
-            return caller.call(Request(logs=Logs(haul=record.haul)), timeout=ASK_SECONDS).logs.packed
-        finally:
-            caller.close()
-    finally:
-        reach.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 from phaul import htype, journal, post_copy, targets
@@ -44,23 +46,28 @@ def finish(record: journal.Journal) -> list[str]:
     return notes
 
 
+@contextlib.contextmanager
+def calling(record: journal.Journal, *, patience: float) -> Iterator[Caller]:
+    """A new connection to the haul's target. Raises what that raises, Unreachable after `patience` seconds."""
+    reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
+    with contextlib.closing(reach):
+        yield Caller(targets.connect_patiently(reach, deadline_s=patience))
+
+
 def release(record: journal.Journal) -> StateIs:
     """After COMMIT: what became of the haul at the target, releasing it where it is still held.
 
     Comes again and again while the target cannot be reached, PATIENCE_SECONDS at most; raises InDoubt then.
     """
-    reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
     try:
-        caller = Caller(targets.connect_patiently(reach, deadline_s=PATIENCE_SECONDS))
-        seen = caller.call(Request(state=State(haul=record.haul)), timeout=ASK_SECONDS).state_is
-        if seen.state == journal.HELD:
-            seen = caller.call(Request(release=Release()), timeout=ASK_SECONDS).state_is
+        with calling(record, patience=PATIENCE_SECONDS) as caller:
+            seen = caller.call(Request(state=State(haul=record.haul)), timeout=ASK_SECONDS).state_is
+            if seen.state == journal.HELD:
+                seen = caller.call(Request(release=Release()), timeout=ASK_SECONDS).state_is
     except PhaulError as error:
         if error.code == "not-held":
             return StateIs(state=journal.UNDONE)
         raise in_doubt(record, error.sentence) from None
-    finally:
-        reach.close()
     return seen
 
 
@@ -132,15 +139,12 @@ def tell_discard(record: journal.Journal, *, patience: float = 0.0) -> bool:
     """Tell the target that the haul is off; it finds out by itself too, later."""
     if record.state != journal.UNDONE:
         return False
-    reach = targets.reach(str(record.head["peer"]), port=int(record.head["port"]))
     try:
-        caller = Caller(targets.connect_patiently(reach, deadline_s=patience))
-        caller.call(Request(discard=Discard(haul=record.haul)), timeout=ASK_SECONDS)
+        with calling(record, patience=patience) as caller:
+            caller.call(Request(discard=Discard(haul=record.haul)), timeout=ASK_SECONDS)
     except PhaulError as error:
         LOG.info("the target could not be told that haul %s is off: %s", record.haul, error.sentence)
         return False
-    finally:
-        reach.close()
     return True
 
 
