@@ -80,14 +80,16 @@ class _Sight:
             if there["Driver"] == network["Driver"]:
                 return []
             drivers = f"the driver {there['Driver']}, not {network['Driver']}"
-            return [_blocker("network", f"Network {name} on {self.host} has {drivers}: remove or rename it there.")]
+            return [Blocker.of("network", f"Network {name} on {self.host} has {drivers}: remove or rename it there.")]
         if network["Scope"] != "local":
             return [
-                _blocker("network", f"Network {name} is of the scope {network['Scope']}: make it on {self.host} first.")
+                Blocker.of(
+                    "network", f"Network {name} is of the scope {network['Scope']}: make it on {self.host} first."
+                )
             ]
         if (network.get("ConfigFrom") or {}).get("Network"):
             why = "takes its configuration from another network"
-            return [_blocker("network", f"Network {name} {why}: make it on {self.host} first.")]
+            return [Blocker.of("network", f"Network {name} {why}: make it on {self.host} first.")]
         return [*self._parent(network), *self._bridge(network)]
 
     def _parent(self, network: Json) -> list[Blocker]:
@@ -98,11 +100,13 @@ class _Sight:
         if not any((DEVICES / device).exists() for device in (parent, parent.rpartition(".")[0]) if device):
             why = f"is on the link {parent}, which {self.host} has not"
             hint = f"make it there first, on a link that {self.host} has"
-            return [_blocker("network-parent", f"Network {network['Name']} {why}: {hint}.")]
+            return [Blocker.of("network-parent", f"Network {network['Name']} {why}: {hint}.")]
         for other in self.here.values():
             if (other["Options"] or {}).get("parent") == parent:
                 why = f"is on the link {parent}, which on {self.host} is network {other['Name']}'s"
-                return [_blocker("network-parent", f"Network {network['Name']} {why}: remove that one, or name it so.")]
+                return [
+                    Blocker.of("network-parent", f"Network {network['Name']} {why}: remove that one, or name it so.")
+                ]
         return []
 
     def _bridge(self, network: Json) -> list[Blocker]:
@@ -110,7 +114,7 @@ class _Sight:
         for other in self.here.values():
             if device and (other["Options"] or {}).get(BRIDGE_NAME) == device:
                 why = f"has the device {device}, which on {self.host} is network {other['Name']}'s"
-                return [_blocker("network", f"Network {network['Name']} {why}: remove that one there.")]
+                return [Blocker.of("network", f"Network {network['Name']} {why}: remove that one there.")]
         return []
 
     def subnets(self, network: Json) -> list[Blocker]:
@@ -119,7 +123,7 @@ class _Sight:
             for other, theirs in self._taken(network):
                 if subnet.version == theirs.version and subnet.overlaps(theirs):
                     words = f"overlaps {theirs} of {other} on {self.host}: let it have another, by --new-address"
-                    return [_blocker("subnet-taken", f"Subnet {subnet} of network {network['Name']} {words}.")]
+                    return [Blocker.of("subnet-taken", f"Subnet {subnet} of network {network['Name']} {words}.")]
         return []
 
     def _taken(self, network: Json) -> Iterator[tuple[str, Subnet]]:
@@ -141,9 +145,11 @@ class _Sight:
             where = f"network {end.network} on {self.host}"
             if not any(ipaddress.ip_address(address) in subnet for subnet in subnets):
                 has = ", ".join(map(str, subnets)) or "no subnet"
-                return [_blocker("address", f"{address} is no address of {where}, which has {has}: use --new-address.")]
+                return [
+                    Blocker.of("address", f"{address} is no address of {where}, which has {has}: use --new-address.")
+                ]
             if address in taken:
-                return [_blocker("address", f"{address} of {where} is taken: free it there, or use --new-address.")]
+                return [Blocker.of("address", f"{address} of {where} is taken: free it there, or use --new-address.")]
         return []
 
 
@@ -177,7 +183,7 @@ def same_devices(first: int, wanted: Json, fixed: Collection[str]) -> None:
 def _movable(ends: Sequence[Endpoint], wanted: Json, here: dict[str, Json], host: str) -> list[Blocker]:
     """Whether peers find the container at this host, where it has connections that are to go on."""
     if not net_ns.can_lock():
-        return [_blocker("nft-missing", NFT_SENTENCE.format(host=host))]
+        return [Blocker.of("nft-missing", NFT_SENTENCE.format(host=host))]
     needed = set(wanted.get("connected") or ())
     found = []
     for end in ends:
@@ -198,12 +204,8 @@ def _reachable(parent: str, address: str, end: Endpoint, host: str) -> list[Bloc
     where = f"The link {parent} of {host}, where network {end.network} is to be,"
     hint = "its connections would break there. Close them first, or let the haul do it (--tcp close)"
     if seen:
-        return [_blocker("address", f"{where} has {address} at another host ({min(seen)}): {hint}.")]
-    return [_blocker("other-link", f"{where} is another than that of this container ({address}): {hint}.")]
-
-
-def _blocker(code: str, sentence: str) -> Blocker:
-    return Blocker.of(code, sentence)
+        return [Blocker.of("address", f"{where} has {address} at another host ({min(seen)}): {hint}.")]
+    return [Blocker.of("other-link", f"{where} is another than that of this container ({address}): {hint}.")]
 
 
 def _configs(network: Json) -> list[Json]:

@@ -77,6 +77,11 @@ def endpoints(inspect: Json, networks: Iterable[Json]) -> list[Endpoint]:
     return found
 
 
+def movable(ends: Iterable[Endpoint]) -> list[str]:
+    """The addresses that peers can find at another host."""
+    return [address for end in ends if end.movable for address in end.bare]
+
+
 def unasked(ends: Iterable[Endpoint], given: Iterable[str]) -> list[str]:
     """The networks in which nobody chose its address: the engine did, or an earlier haul (`given`), to keep it."""
     chosen = set(given)
@@ -150,8 +155,7 @@ def _goes_on(socket: Socket, ends: Sequence[Endpoint], wish: Wish) -> bool:
     stays = wish.stays(ends)
     if wish.tcp != KEEP or socket.local.address not in stays:
         return False
-    mobile = {address for end in ends if end.movable for address in end.bare}
-    return socket.local.address in mobile or socket.remote.address in stays
+    return socket.local.address in movable(ends) or socket.remote.address in stays
 
 
 def _serves(socket: Socket) -> bool:

@@ -97,7 +97,7 @@ class SourceNetwork:
     def announce_lock(self, journal: Journal) -> None:
         """Before lock()."""
         if self.locks:
-            moved = [address for end in self.ends if end.movable for address in end.bare]
+            moved = docker_networks.movable(self.ends)
             journal.push("lock", container=self.inspect["Id"], pid=self._pid, moved=moved)
 
     def lock(self) -> bool:

@@ -7,6 +7,7 @@ import logging
 import platform
 import shutil
 from collections.abc import Callable, Collection, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from phaul import (
     net_ns,
 )
 from phaul.docker_api import Engine, NoSuch
-from phaul.docker_networks import CRIU_LINES, early_commands, endpoints
+from phaul.docker_networks import CRIU_LINES, early_commands, endpoints, movable
 from phaul.errors import HaulFailed, PhaulError
 from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
@@ -154,8 +155,13 @@ class DockerTarget:
             trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]
         return trees
 
+    @cached_property
+    def _root(self) -> str:
+        """The engine's directory, asked for once: there may be many files."""
+        return str(self.engine.info()["DockerRootDir"])
+
     def keep_history(self, name: str, chunks: Iterator[bytes]) -> None:
-        docker_logs.keep(self.inspect, str(self.engine.info()["DockerRootDir"]), self.container, name, chunks)
+        docker_logs.keep(self.inspect, self._root, self.container, name, chunks)
 
     def keep_recent(self, chunks: Iterator[bytes]) -> None:
         self.recent = b""
@@ -188,7 +194,7 @@ class DockerTarget:
         """Raises ValueError where the source has sent what is no address."""
         ends = endpoints(self.inspect, self.wanted["networks"])
         if options["locked"]:
-            self.journal.note(locked=True, moved=[address for end in ends if end.movable for address in end.bare])
+            self.journal.note(locked=True, moved=movable(ends))
         return docker_restore.Network(
             criu="".join(f"{line}\n" for line in options["criu"] if line in CRIU_LINES),
             rules=net_ns.lock_rules() if options["locked"] else "",
