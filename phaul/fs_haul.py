@@ -63,7 +63,8 @@ read only = no
 class Push:
     """One pass over a tree. It greets the target at once and waits for `feed`, so that a frozen pass need not.
 
-    `kind` is WHOLE, MADE or LISTED; `forgiven` are statuses of rsync, besides 0, that are no failure.
+    `kind` is WHOLE, MADE or LISTED; `forgiven` are statuses of rsync, besides 0, that are no failure. An `idle` one
+    has nothing to copy: it is never fed, and is to be stopped.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Push:
         forgiven: tuple[int, ...],
         on_bytes: Count,
     ) -> None:
+        self.idle = False
         self._tree, self._channel, self._forgiven, self._on_bytes = tree, channel, forgiven, on_bytes
         self._ours, theirs = socket.socketpair()
         with theirs:
@@ -107,7 +109,7 @@ class Push:
     @property
     def complete(self) -> bool:
         """Whether it ended without anything to forgive."""
-        return self._client.returncode == 0
+        return self.idle or self._client.returncode == 0
 
     def carry(self) -> int:
         """Carry the bytes until the pass ends; how many were sent. Raises HaulFailed (rsync), LinkLost."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,7 +20,7 @@ from phaul.fs_haul import LISTED, MADE, PARTIAL, TOP, VANISHED, WHOLE, Push
 from phaul.fs_watch import Changes, Doubt, Watch
 from phaul.htype import Tree
 from phaul.mstats import Stats
-from phaul.tasks import Crew
+from phaul.tasks import WORKERS, Crew
 from phaul.tasks_seen import Written
 
 LOG = logging.getLogger("phaul.fs")
@@ -119,11 +119,20 @@ class Passes:
         self._trees, self._channel, self._written, self._stats = trees, channel, written, stats
         self._followed: list[Followed] = []
         self._mapped: frozenset[str] = frozenset()
+        self._carriers = ThreadPoolExecutor(WORKERS, thread_name_prefix="tree")
+        self._idle: list[Push] = []
 
     def close(self) -> None:
-        """End the watches."""
+        """End the watches, and what `dismiss` ends."""
+        self.dismiss()
+        self._carriers.shutdown(cancel_futures=True)
         for followed in self._followed:
             followed.watch.close()
+
+    def dismiss(self) -> None:
+        """End what was poised and had nothing to copy. Not during the downtime: it would cost some of that."""
+        while self._idle:
+            self._idle.pop().stop()
 
     def sync(self) -> None:
         """Live passes until one moves little, or no less than the one before."""
@@ -144,6 +153,7 @@ class Passes:
             going = [self._start(crew, followed, WHOLE, live=True, last=True) for followed in self._followed]
             for one in going:
                 one.push.feed(TOP)
+                crew.add(one.done.result)
             crew.join()
         for followed, one in zip(self._followed, going, strict=True):
             followed.look_again(one.push)
@@ -166,7 +176,8 @@ class Passes:
             one.followed.since = began
             if not (one.made.push.complete and one.listed.push.complete):
                 one.followed.again(seen)
-        return sum(going.done.result() for one in poised for going in one.goings)
+        self.dismiss()
+        return sum(going.done.result() for one in poised for going in one.goings if not going.push.idle)
 
     def _look(self) -> Written:
         """What tasks may write to without an event. It comes after the watch has begun, or taken, and before a pass."""
@@ -215,6 +226,10 @@ class Passes:
 
         (A directory there that here is a file with several names: it asks the file for what only a directory has.)
         """
+        if not names:
+            going.push.idle = True
+            self._idle.append(going.push)
+            return
         going.push.feed(names)
         going.done.result()
         if going.push.partial and (going.kind is WHOLE or not one.live):
@@ -245,4 +260,4 @@ class Passes:
         forgiven = (*((VANISHED,) if live else ()), *(() if last else (PARTIAL,)))
         push = Push(tree.path, channel, kind, forgiven=forgiven, on_bytes=partial(self._stats.add, tree.kind))
         crew.stop_with(push.stop)
-        return Going(kind, push, crew.add(push.carry))
+        return Going(kind, push, self._carriers.submit(push.carry))

@@ -292,6 +292,8 @@ class Haul:
                 on_bytes=partial(self.stats.add, "memory"),
             )
             self.serving.start(pages)
+            if self._memory_until():
+                self.serving.push()
         self.show.phase("restore")
         self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
         self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
@@ -340,6 +342,7 @@ class Haul:
             raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
         if self.serving and (seen.missing or seen.lost):
+            self.serving.push()
             self._serve_rest(self.serving, seen.missing)
         self.show.phase("finish")
         try:

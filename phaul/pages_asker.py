@@ -43,7 +43,10 @@ class Window:
 
 
 class Asker:
-    """A non-blocking local socket whose far end is the source. `buffer` is the address of the last answer's pages."""
+    """A non-blocking local socket whose far end is the source. `buffer` is the address of the last answer's pages.
+
+    `flows` once there was an answer.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -57,6 +60,7 @@ class Asker:
         self._head = bytearray(ANSWER_BYTES)
         self._got = 0
         self._answer: tuple[Wish, int] | None = None
+        self.flows = False
 
     def pages(self, wish: Wish) -> memoryview:
         """Of the answer to the wish, which is the last one."""
@@ -71,8 +75,10 @@ class Asker:
         return len(self.asked) < self._window.size
 
     def comes_within(self, wish: Wish, count: int) -> bool:
-        """Whether the wish's first page is among the next `count` answers."""
-        return any(a.task == wish.task and a.start <= wish.start < a.end for a in islice(self.asked, count))
+        """Whether the wish's first page is among the next `count` answers of a source that does answer."""
+        return self.flows and any(
+            a.task == wish.task and a.start <= wish.start < a.end for a in islice(self.asked, count)
+        )
 
     def ask(self, wish: Wish) -> None:
         self.asked.append(wish)
@@ -104,7 +110,7 @@ class Asker:
             self._view[: wish.size] = bytes(wish.size)
         elif not self._receive(self._view[:size]):
             return None
-        self._answer, self._got = None, 0
+        self._answer, self._got, self.flows = None, 0, True
         self._window.answered()
         return self.asked.popleft()
 

@@ -22,7 +22,8 @@ from phaul.relay import LENGTH, Count
 
 LOG = logging.getLogger("phaul.pages")
 RETRY_SECONDS, END_SECONDS = 0.5, 1.0
-CHANNELS = ("pages:bulk", "pages:demand")
+BULK, DEMAND = "pages:bulk", "pages:demand"
+CHANNELS = (BULK, DEMAND)
 _HEAD = LENGTH.size + ANSWER_BYTES
 _ZEROS = bytes(MAX_PAGES * PAGE)
 
@@ -123,16 +124,28 @@ class Serving:
     ) -> None:
         self._memory, self._open, self._on_bytes = memory, open_channel, on_bytes
         self._over = threading.Event()
+        self._opened: dict[str, Connection] = {}
+        self._begun: set[str] = set()
         self._links: dict[str, Link] = {}
         self._threads: list[threading.Thread] = []
         self.failure: PhaulError | None = None
 
     def start(self, opened: dict[str, Connection]) -> None:
-        """Begin with connections that are there already."""
-        for name in CHANNELS:
-            thread = threading.Thread(target=self._keep_serving, args=(name, opened.get(name)), name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """Begin with what tasks wait for; the connections `opened` are there already."""
+        self._opened = dict(opened)
+        self._begin(DEMAND)
+
+    def push(self) -> None:
+        """Begin with the bulk, once: it takes the time of processors that a restore needs as well."""
+        if BULK not in self._begun:
+            self._begin(BULK)
+
+    def _begin(self, name: str) -> None:
+        self._begun.add(name)
+        opened = self._opened.pop(name, None)
+        thread = threading.Thread(target=self._keep_serving, args=(name, opened), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _keep_serving(self, name: str, channel: Connection | None) -> None:
         while not self._over.is_set():
@@ -163,7 +176,8 @@ class Serving:
 
     def close(self) -> None:
         self._over.set()
-        for link in list(self._links.values()):
+        unused = [channel.link for channel in self._opened.values()]
+        for link in (*unused, *self._links.values()):
             with contextlib.suppress(OSError):
                 link.close()
         for thread in self._threads:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -10,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 from puppet import PAGE, WORDS, Puppet
 
+from phaul.connection import Connection
 from phaul.errors import HaulFailed, LinkLost, PhaulError, ProtocolError
 from phaul.link import Link
-from phaul.pages_source import Memory, serve
+from phaul.pages_source import BULK, CHANNELS, DEMAND, Memory, Serving, serve
 from phaul.pages_wire import ANSWER_BYTES, MAX_PAGES, Wish, answer_of
 from phaul.relay import LENGTH
 
@@ -165,3 +167,43 @@ def test_what_cannot_be_answered(served: Served, asked: bytes, kind: type[PhaulE
     served.ask(Wish(INNER, HERE, 1).packed() + asked)
     assert served.answer()[1] == page(1)
     assert isinstance(served.end(), kind)
+
+
+def ask_for_a_page(link: Link) -> tuple[Wish, int]:
+    data = Wish(INNER, HERE, 1).packed()
+    link.send(LENGTH.pack(len(data)) + data)
+    link.recv_exact(LENGTH.size, timeout=SOON)
+    wish, size = answer_of(link.recv_exact(ANSWER_BYTES, timeout=SOON))
+    assert link.recv_exact(size, timeout=SOON) == page(1)
+    return wish, size
+
+
+def test_the_bulk_waits_for_its_word(puppet: Puppet) -> None:
+    near, far = {}, {}
+    for name in CHANNELS:
+        ours, theirs = socket.socketpair()
+        near[name], far[name] = Connection(Link(ours, "target")), Link(theirs, "source")
+
+    def never(_: str) -> Connection:
+        raise AssertionError("there is no need for another connection")
+
+    with Serving(Memory({INNER: puppet.pid}), never) as serving:
+        serving.start(near)
+        data = Wish(INNER, HERE, 1).packed()
+        far[BULK].send(LENGTH.pack(len(data)) + data)
+        ask_for_a_page(far[DEMAND])
+        assert [thread.name for thread in threading.enumerate() if thread.name in CHANNELS] == [DEMAND]
+        serving.push()
+        serving.push()
+        ask_for_a_page(far[BULK])
+        assert sorted(thread.name for thread in threading.enumerate() if thread.name in CHANNELS) == sorted(CHANNELS)
+    assert serving.failure is None
+
+
+def test_a_bulk_that_was_never_wanted_is_closed(puppet: Puppet) -> None:
+    ours, theirs = socket.socketpair()
+    with Serving(Memory({INNER: puppet.pid}), lambda _: Connection(Link(socket.socket(), "nobody"))) as serving:
+        serving._opened = {BULK: Connection(Link(ours, "target"))}
+    with contextlib.closing(theirs):
+        theirs.settimeout(SOON)
+        assert theirs.recv(1) == b""

@@ -294,6 +294,16 @@ def test_pages_behind_one_that_comes_soon_are_not_forgotten(stage: Stage) -> Non
     assert stage.puppet.do("read", BASE, stage.pages) == content(BASE, stage.pages)
 
 
+def test_a_fault_does_not_wait_for_a_bulk_that_has_not_begun(stage: Stage) -> None:
+    bulk = stage.channel("b", allowed=0)
+    stage.channel("d")
+    first = bulk.await_asked(8)[0]
+    assert stage.puppet.do("read", first.start + PAGE, 1) == content(first.start + PAGE, 1)
+    bulk.allow()
+    stage.completes()
+    assert stage.puppet.do("read", BASE, stage.pages) == content(BASE, stage.pages)
+
+
 def test_faults_at_the_new_place_are_told_before_the_move_is(stage: Stage) -> None:
     """The kernel gives faults first, whatever else has happened before them."""
     bulk = stage.channel("b", allowed=0)

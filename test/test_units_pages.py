@@ -255,9 +255,13 @@ def test_the_far_end_goes(asking: tuple[Asker, socket.socket], said: bytes) -> N
 
 
 def test_what_comes_soon(asking: tuple[Asker, socket.socket]) -> None:
-    asker, _ = asking
+    asker, far = asking
+    asker.ask(FIRST)
     for number in range(6):
         asker.ask(Wish(1, number * 8 * PAGE, 8))
+    assert not asker.comes_within(Wish(1, 0, 3), 7)  # nobody knows when that begins to answer
+    far.sendall(FIRST.answer(0))
+    assert asker.read() == FIRST
     for first, within, soon in ((0, 1, True), (7, 1, True), (8, 1, False), (8, 2, True), (31, 4, True), (32, 4, False)):
         assert asker.comes_within(Wish(1, first * PAGE, 3), within) is soon
     assert not asker.comes_within(Wish(2, 0, 1), 6)

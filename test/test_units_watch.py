@@ -234,3 +234,18 @@ def test_what_the_last_pass_cannot_copy_is_a_failure(
         monkeypatch.setattr(Plan, "feed", lambda *_: Feed(("file/x",), ()))
         with pytest.raises(HaulFailed, match="Not a directory"):
             on.freeze()
+
+
+def test_where_nothing_changed_no_rsync_is_asked(tmp_path: Path, here: Path) -> None:
+    """They wait, poised, until they are dismissed; then none is left."""
+    with stage(tmp_path, here) as on:
+        on.first()
+        on.freeze()
+        idle = list(on.passes._idle)
+        assert [push.complete for push in idle] == [True, True]
+        assert [push._client.poll() for push in idle] == [None, None]
+        on.passes.dismiss()
+        assert all(push._client.wait(20) for push in idle)
+        on.freeze(lambda: (here / "file").write_bytes(b"new"))
+        assert len(on.passes._idle) == 1
+    assert differences(survey(here), survey(on.there[0])) == []
