@@ -219,7 +219,7 @@ class Link:
         except BlockingIOError:
             pass
         except (OSError, ValueError) as exc:
-            if isinstance(exc, ssl.SSLError):
+            if isinstance(self._sock, ssl.SSLSocket):
                 drain_tls_errors()
             self._must_be_open()
             raise self.lost(_reason(exc)) from exc
@@ -288,6 +288,7 @@ class Link:
                 if not isinstance(exc, ssl.SSLWantReadError | ssl.SSLWantWriteError):
                     drain_tls_errors()
             except (OSError, ValueError):
+                drain_tls_errors()
                 LOG.debug("no farewell to %s", self.peer)
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)

@@ -64,6 +64,18 @@ def test_failures_leave_nothing_to_the_next_connection(source: Host, target: Hos
 
 
 @pytest.mark.usefixtures("paired")
+def test_a_connection_that_is_cut_off_leaves_nothing_to_another_of_its_thread(source: Host, served: Served) -> None:
+    """Cut off from another thread, say: the reads of the other one wait. (With Python 3.14 they failed.)"""
+    cut, other = source.connect(served.port), source.connect(served.port)
+    socket.socket.shutdown(cut._sock, socket.SHUT_RDWR)
+    cut.close()
+    assert other.recv_exact(len(ANSWER), timeout=SOON) == ANSWER
+    with pytest.raises(LinkLost, match="silent"):
+        other.recv(1, timeout=0.2)
+    other.close()
+
+
+@pytest.mark.usefixtures("paired")
 def test_another_key_at_the_target(source: Host, target: Host, served: Served, tmp_path: Path) -> None:
     other = Host(tmp_path / "other")
     source.peers.add(HERE, other.identity.pem)
