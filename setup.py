@@ -29,11 +29,11 @@ setup(
     ],
     python_requires=">=3.11",
     install_requires=[
-        "cryptography>=38",
-        "docker>=5",
-        "protobuf>=3.21",
+        "cryptography>=42",
+        "docker>=7.1",  # older ones do not go with requests 2.32
+        "protobuf>=4.21",
         "psutil>=5.9",
-        "requests",
+        "requests>=2.28",
         "rich>=13",
         "xxhash>=3",
     ],
