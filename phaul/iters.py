@@ -342,7 +342,6 @@ class Haul:
             raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
         if self.serving and (seen.missing or seen.lost):
-            self.serving.push()
             self._serve_rest(self.serving, seen.missing)
         self.show.phase("finish")
         try:

@@ -284,9 +284,8 @@ class Link:
             try:
                 # Tells a wanted end from one that an attacker on the way made.
                 self._sock.unwrap()
-            except ssl.SSLError as exc:
-                if not isinstance(exc, ssl.SSLWantReadError | ssl.SSLWantWriteError):
-                    drain_tls_errors()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                pass
             except (OSError, ValueError):
                 drain_tls_errors()
                 LOG.debug("no farewell to %s", self.peer)

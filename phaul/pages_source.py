@@ -125,7 +125,6 @@ class Serving:
         self._memory, self._open, self._on_bytes = memory, open_channel, on_bytes
         self._over = threading.Event()
         self._opened: dict[str, Connection] = {}
-        self._begun: set[str] = set()
         self._links: dict[str, Link] = {}
         self._threads: list[threading.Thread] = []
         self.failure: PhaulError | None = None
@@ -137,11 +136,10 @@ class Serving:
 
     def push(self) -> None:
         """Begin with the bulk, once: it takes the time of processors that a restore needs as well."""
-        if BULK not in self._begun:
+        if all(thread.name != BULK for thread in self._threads):
             self._begin(BULK)
 
     def _begin(self, name: str) -> None:
-        self._begun.add(name)
         opened = self._opened.pop(name, None)
         thread = threading.Thread(target=self._keep_serving, args=(name, opened), name=name, daemon=True)
         self._threads.append(thread)

@@ -46,11 +46,12 @@ def follow(
     patience: float,
     tell: Callable[[int], None],
 ) -> StateIs:
-    """After the release: until nothing is missing; `tell` hears how many bytes are.
+    """After the release: push what is missing, until nothing is; `tell` hears how many bytes are.
 
     Raises InDoubt (memory-left) where the target cannot be reached for `patience` seconds, (memory-lost)
     where the tasks there were ended.
     """
+    serving.push()
     heard = time.monotonic()
     while True:
         try:

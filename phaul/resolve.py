@@ -122,7 +122,6 @@ def serve_rest(record: journal.Journal) -> None:
     try:
         with serving:
             serving.start({})
-            serving.push()
             patience = float(record.head["patience"])
             post_copy.follow(reach, record, serving, caller=None, patience=patience, tell=lambda _: None)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import threading
@@ -87,6 +86,17 @@ def test_a_process_that_is_dead(puppet: Puppet) -> None:
 # Serving
 
 
+def ask(link: Link, data: bytes) -> None:
+    link.send(LENGTH.pack(len(data)) + data)
+
+
+def answer(link: Link) -> tuple[Wish, bytes]:
+    (length,) = LENGTH.unpack(link.recv_exact(LENGTH.size, timeout=SOON))
+    wish, size = answer_of(link.recv_exact(ANSWER_BYTES, timeout=SOON))
+    assert length == ANSWER_BYTES + size
+    return wish, link.recv_exact(size, timeout=SOON)
+
+
 class Served:
     """serve() in a thread, and the far end of its link."""
 
@@ -108,13 +118,10 @@ class Served:
         self.count += sent
 
     def ask(self, data: bytes) -> None:
-        self.link.send(LENGTH.pack(len(data)) + data)
+        ask(self.link, data)
 
     def answer(self) -> tuple[Wish, bytes]:
-        (length,) = LENGTH.unpack(self.link.recv_exact(LENGTH.size, timeout=SOON))
-        wish, size = answer_of(self.link.recv_exact(ANSWER_BYTES, timeout=SOON))
-        assert length == ANSWER_BYTES + size
-        return wish, self.link.recv_exact(size, timeout=SOON)
+        return answer(self.link)
 
     def end(self) -> PhaulError | None:
         self._thread.join(SOON)
@@ -169,41 +176,45 @@ def test_what_cannot_be_answered(served: Served, asked: bytes, kind: type[PhaulE
     assert isinstance(served.end(), kind)
 
 
-def ask_for_a_page(link: Link) -> tuple[Wish, int]:
-    data = Wish(INNER, HERE, 1).packed()
-    link.send(LENGTH.pack(len(data)) + data)
-    link.recv_exact(LENGTH.size, timeout=SOON)
-    wish, size = answer_of(link.recv_exact(ANSWER_BYTES, timeout=SOON))
-    assert link.recv_exact(size, timeout=SOON) == page(1)
-    return wish, size
+Ends = dict[str, Connection]
 
 
-def test_the_bulk_waits_for_its_word(puppet: Puppet) -> None:
+@pytest.fixture
+def channels() -> tuple[Ends, dict[str, Link]]:
+    """Both ends of each channel: the source's, and what the pager would have."""
     near, far = {}, {}
     for name in CHANNELS:
         ours, theirs = socket.socketpair()
         near[name], far[name] = Connection(Link(ours, "target")), Link(theirs, "source")
+    return near, far
 
-    def never(_: str) -> Connection:
-        raise AssertionError("there is no need for another connection")
 
-    with Serving(Memory({INNER: puppet.pid}), never) as serving:
+def no_other(_: str) -> Connection:
+    raise AssertionError("there is no need for another connection")
+
+
+def test_the_bulk_waits_for_its_word(puppet: Puppet, channels: tuple[Ends, dict[str, Link]]) -> None:
+    near, far = channels
+    wish = Wish(INNER, HERE, 1)
+
+    def serving_threads() -> list[str]:
+        return sorted(thread.name for thread in threading.enumerate() if thread.name in CHANNELS)
+
+    with Serving(Memory({INNER: puppet.pid}), no_other) as serving:
         serving.start(near)
-        data = Wish(INNER, HERE, 1).packed()
-        far[BULK].send(LENGTH.pack(len(data)) + data)
-        ask_for_a_page(far[DEMAND])
-        assert [thread.name for thread in threading.enumerate() if thread.name in CHANNELS] == [DEMAND]
+        for link in far.values():
+            ask(link, wish.packed())
+        assert answer(far[DEMAND]) == (wish, page(1))
+        assert serving_threads() == [DEMAND]
         serving.push()
         serving.push()
-        ask_for_a_page(far[BULK])
-        assert sorted(thread.name for thread in threading.enumerate() if thread.name in CHANNELS) == sorted(CHANNELS)
+        assert answer(far[BULK]) == (wish, page(1))
+        assert serving_threads() == sorted(CHANNELS)
     assert serving.failure is None
 
 
-def test_a_bulk_that_was_never_wanted_is_closed(puppet: Puppet) -> None:
-    ours, theirs = socket.socketpair()
-    with Serving(Memory({INNER: puppet.pid}), lambda _: Connection(Link(socket.socket(), "nobody"))) as serving:
-        serving._opened = {BULK: Connection(Link(ours, "target"))}
-    with contextlib.closing(theirs):
-        theirs.settimeout(SOON)
-        assert theirs.recv(1) == b""
+def test_a_bulk_that_was_never_wanted_is_closed(puppet: Puppet, channels: tuple[Ends, dict[str, Link]]) -> None:
+    near, far = channels
+    with Serving(Memory({INNER: puppet.pid}), no_other) as serving:
+        serving.start(near)
+    assert far[BULK].recv(1, timeout=SOON) == b""
