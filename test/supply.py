@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from lab import cache
+from lab import LabError, cache
 from lab.spawning import PROJECT
 
 BUILD_S = 600
@@ -47,18 +47,24 @@ def requirements() -> dict[str, str]:
     return dict(re.findall(r'"([\w-]+)>=([\w.]+)"', found[1] + found[2]))
 
 
-def build(where: Path) -> tuple[Path, Path]:
-    """The sdist, from what the project ships, and the wheel, from that sdist alone, by setuptools of today."""
-    source, out = where / "source", where / "dist"
+def shipped(where: Path) -> Path:
+    """A directory of what the project ships, and nothing else."""
+    source = where / "source"
     source.mkdir()
     for name in SHIPPED:
         if (PROJECT / name).is_dir():
             shutil.copytree(PROJECT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(PROJECT / name, source)
-    _run([sys.executable, "setup.py", "-q", "sdist", "-d", out], cwd=source)
+    return source
+
+
+def build(where: Path) -> tuple[Path, Path]:
+    """The sdist, from what the project ships, and the wheel, from that sdist alone, by setuptools of today."""
+    out = where / "dist"
+    cache.build([sys.executable, "setup.py", "-q", "sdist", "-d", out], cwd=shipped(where))
     (sdist,) = out.glob("*.tar.gz")
-    _fetched(_pip(sys.executable, "wheel", "--no-deps", "-w", out, sdist), cwd=where)
+    _fetch(_pip(sys.executable, "wheel", "--no-deps", "-w", out, sdist))
     (wheel,) = out.glob("*.whl")
     return sdist, wheel
 
@@ -78,31 +84,23 @@ def environment(kind: str, wheel: Path) -> Environment:
     name = f"supply-{kind}-{cache.key(sys.version, *wanted, '' if kind == 'oldest' else week)}"
     path = cache.made(name, lambda target: _fill(target, wanted))
     # It was made under another name, which the commands in it still have: the interpreter itself does not mind.
-    python = path / "bin/python"
-    _run(_pip(python, "install", "--no-deps", "--force-reinstall", "--no-compile", wheel), cwd=path)
+    cache.build(_pip(path / "bin/python", "install", "--no-deps", "--force-reinstall", "--no-compile", wheel))
     return Environment(path, kind)
 
 
 def _fill(target: Path, wanted: Sequence[str]) -> None:
-    _run([sys.executable, "-m", "venv", target], cwd=target.parent)
-    _fetched(_pip(target / "bin/python", "install", *wanted), cwd=target)
+    cache.build([sys.executable, "-m", "venv", target])
+    _fetch(_pip(target / "bin/python", "install", *wanted))
 
 
-def _fetched(words: Sequence[str | Path], *, cwd: Path) -> None:
-    done = _said(words, cwd=cwd)
-    if done.returncode and NO_NETWORK.search(done.stdout + done.stderr):
-        pytest.skip("The package index cannot be reached, and what is needed of it is not in the cache.")
-    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}"
+def _fetch(words: Sequence[str | Path]) -> None:
+    try:
+        cache.build(words)
+    except LabError as error:
+        if NO_NETWORK.search(str(error)):
+            pytest.skip("The package index cannot be reached, and what is needed of it is not in the cache.")
+        raise
 
 
 def _pip(python: str | Path, *words: str | Path) -> list[str | Path]:
     return [python, "-m", "pip", "--disable-pip-version-check", "--quiet", *words]
-
-
-def _said(words: Sequence[str | Path], *, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=BUILD_S, check=False)
-
-
-def _run(words: Sequence[str | Path], *, cwd: Path) -> None:
-    done = _said(words, cwd=cwd)
-    assert done.returncode == 0, f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import supply
 from lab.spawning import PROJECT
 
 pytest.importorskip("setuptools")
@@ -18,11 +18,7 @@ pytest.importorskip("setuptools")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root directory that P.Haul was installed into with the prefix /usr/local."""
     top = tmp_path_factory.mktemp("install")
-    source, root = top / "source", top / "root"
-    source.mkdir()
-    for name in ("p.haul", "p.haul-service", "setup.py", "README.md"):
-        shutil.copy(PROJECT / name, source)
-    shutil.copytree(PROJECT / "phaul", source / "phaul", ignore=shutil.ignore_patterns("__pycache__"))
+    source, root = supply.shipped(top), top / "root"
     install = ["setup.py", "-q", "install", f"--root={root}", "--prefix=/usr/local", "--install-lib=/usr/local/lib/own"]
     install += ["--single-version-externally-managed", "--no-compile"]
     subprocess.run([sys.executable, "-W", "ignore", *install], cwd=source, check=True, timeout=120)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -64,8 +62,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module", params=["oldest", "newest"])
-def installed(request: pytest.FixtureRequest, built: tuple[Path, Path]) -> Iterator[Environment]:
-    yield supply.environment(request.param, built[1])
+def installed(request: pytest.FixtureRequest, built: tuple[Path, Path]) -> Environment:
+    return supply.environment(request.param, built[1])
 
 
 def test_the_sdist_has_all_that_is_installed(built: tuple[Path, Path]) -> None:
@@ -129,10 +127,12 @@ def test_the_engine_is_spoken_to(installed: Environment, lab: Lab, clean_lab: La
 
 def test_debian_has_packages_of_all_of_it() -> None:
     """README's list is what the lab's hosts have, and what setup.py asks for is among it."""
-    listed = re.search(r"pycriu is not on PyPI\):\n\n((?:    .*\n)+)", (PROJECT / "README.md").read_text())
+    readme = (PROJECT / "README.md").read_text()
+    listed = re.search(r"pycriu is not on PyPI\):\n\n((?:    .*\n)+)", readme)
     assert listed
     packages = {word for line in listed[1].splitlines() for word in line.partition("#")[0].split()}
     assert packages - set(HOST_PACKAGES) == set()
     asked = {f"python3-{name}" for name in supply.requirements()}
     assert asked - packages == {"python3-requests"}, "python3-docker brings it along"
-    assert f"{sys.version_info.major}.{sys.version_info.minor}" >= "3.11"
+    python = re.search(r'python_requires=">=([\d.]+)"', (PROJECT / "setup.py").read_text())
+    assert python and f"| Python | {python[1]} |" in readme

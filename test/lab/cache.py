@@ -53,11 +53,11 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def build(argv: Sequence[str | Path]) -> None:
+def build(argv: Sequence[str | Path], *, cwd: Path | None = None) -> None:
     """Run a build command quietly. Raises LabError with what it said."""
     words = [str(word) for word in argv]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
+        done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=BUILD_TIMEOUT_S, check=False)
     except FileNotFoundError:
         raise LabError(f"The command {words[0]!r} is missing; test/run installs it.") from None
     if done.returncode:
