@@ -273,16 +273,21 @@ def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
 
 
 def freezer(pid: int) -> tuple[str, bool]:
-    """(directory of the task's freezer cgroup, whether it is v2)."""
+    """(directory of the task's freezer cgroup, whether it is v2).
+
+    A task that is about to end is in the root of cgroup v1, as its proc shows it, and so is all of the host.
+    """
     v2 = os.path.exists(V2)
     with open("/proc/%d/cgroup" % pid) as file:
         for line in file:
             number, controllers, path = line.rstrip("\n").split(":", 2)
+            if path == "/":
+                continue
             if v2 and number == "0":
                 return "/sys/fs/cgroup" + path, True
             if "freezer" in controllers.split(","):
                 return "/sys/fs/cgroup/freezer" + path, False
-    raise OSError("no freezer cgroup")
+    raise OSError("no freezer cgroup of its own")
 
 
 def pids_of(directory: str) -> list[int]:
@@ -321,8 +326,12 @@ def hold(pending: str) -> int:
     if not os.path.exists(os.path.join(pending, "restored")):
         print("phaul runtime: the restore failed", file=sys.stderr)
         return 1
-    with open(os.path.join(pending, "restored")) as file:
-        directory, v2 = freezer(int(file.read()))
+    try:
+        with open(os.path.join(pending, "restored")) as file:
+            directory, v2 = freezer(int(file.read()))
+    except OSError as error:
+        print("phaul runtime: the restored tasks have ended: %s" % error, file=sys.stderr)
+        return 1
     server = socket.socket(socket.AF_UNIX)
     os.umask(0o177)
     server.bind(os.path.join(pending, "hold.sock"))
