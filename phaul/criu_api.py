@@ -82,6 +82,14 @@ def await_end(work: Path, *, timeout: float = 120) -> None:
                 process.wait(max(0.1, until - freezer.deadline(0)))
 
 
+def kill(work: Path) -> None:
+    """SIGKILL for every CRIU that works in the directory, and what it restores there; not for the runc that waits."""
+    for process in psutil.process_iter(["name"]):
+        if process.info["name"] == "criu" and _works_in(process.pid, work):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
 def _works_in(pid: int, work: Path) -> bool:
     """By its open directories, or by its command line."""
     proc = Path("/proc") / str(pid)

@@ -8,6 +8,7 @@ criu.conf, and, for hold.sh to carry out in the new network namespace, rules and
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaul import criu_log, diagnosis, docker_dump, docker_logs, freezer, places
+from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
@@ -31,6 +32,7 @@ POISE_SECONDS = 60
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
 EXIT_SECONDS = 30
+CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
 _CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
 
 
@@ -165,11 +167,56 @@ def discard(container: str) -> None:
     for door in (WAIT, HOLD):
         with contextlib.suppress(HaulFailed):
             say(container, "discard", door)
+    _end_restore(container)
     with contextlib.suppress(OSError, ValueError):
         first = int((pending / "restored").read_text())
     if first:
         end_tasks(first, container)
     shutil.rmtree(pending, ignore_errors=True)
+
+
+def _end_restore(container: str) -> None:
+    """A CRIU whose engine died waits for what only that could tell: it goes, and runc tidies up after it.
+
+    Raises PhaulError (not-ended) where it does not.
+    """
+    pending = pending_dir(container)
+    try:
+        lock = os.open(pending / "lock", os.O_WRONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        for patience in (CALLED_OFF_SECONDS, EXIT_SECONDS):
+            if _becomes_free(lock, patience):
+                return
+            criu_api.kill(Path(json.loads((pending / "restore.json").read_text())["work"]))
+            for cgroup in places_of_cgroup(container):
+                freezer.kill_all(cgroup)
+        raise PhaulError("A restore that was called off does not end.", code="not-ended")
+    finally:
+        os.close(lock)
+
+
+def _becomes_free(lock: int, seconds: float) -> bool:
+    """Whether neither a restore nor a hold has it any more."""
+    until, pause = freezer.deadline(seconds), threading.Event()
+    while not _free(lock):
+        if freezer.deadline(0) > until:
+            return False
+        pause.wait(LOCK_PAUSE_SECONDS)
+    return True
+
+
+def _free(lock: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def places_of_cgroup(container: str) -> list[Path]:
+    """Directories that a failed restore may leave in any hierarchy."""
+    return [path for pattern in ("docker", "*/docker") for path in freezer.CGROUP.glob(f"{pattern}/{container}")]
 
 
 def end_tasks(first: int, container: str) -> None:

@@ -22,6 +22,7 @@ from phaul import (
     freezer,
     host_facts,
     net_ns,
+    tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_networks import CRIU_LINES, early_commands, endpoints, movable
@@ -213,6 +214,10 @@ class DockerTarget:
         docker_restore.say(self.container, "ready")
         if not freezer.of(self.first).frozen():
             raise HaulFailed("The restored tasks are not held any more.", code="not-held")
+        if any(map(tasks_seen.is_doomed, self.pids())):
+            raise HaulFailed(
+                "A restored task is to be killed as soon as it is released (for want of memory, say).", code="not-held"
+            )
 
     @staticmethod
     def release(facts: Json) -> None:
@@ -226,8 +231,10 @@ class DockerTarget:
             docker_restore.say(container, "release")
             docker_restore.log_marks(container, skip=docker_restore.HELD_MARKS)
         except HaulFailed as error:
-            LOG.warning("%s Thawing %s by its cgroup.", error.sentence, container[:12])
-            freezer.of_container(int(facts["first"]), container).thaw()
+            # Where the engine died, it would not know that they run.
+            if freezer.of_container(int(facts["first"]), container).frozen():
+                raise
+            LOG.warning("%s They run.", error.sentence)
         if locked:
             _announce(int(facts["first"]), facts["moved"])
 
@@ -285,14 +292,9 @@ def _undo_container(args: Json) -> None:
     except NoSuch:
         return
     engine.remove(container, volumes=True)
-    for cgroup in places_of_cgroup(container):
+    for cgroup in docker_restore.places_of_cgroup(container):
         with contextlib.suppress(OSError):
             cgroup.rmdir()
-
-
-def places_of_cgroup(container: str) -> list[Path]:
-    """Directories that a failed restore may leave in any hierarchy."""
-    return [path for pattern in ("docker", "*/docker") for path in freezer.CGROUP.glob(f"{pattern}/{container}")]
 
 
 def _undo_restore(args: Json) -> None:

@@ -27,6 +27,22 @@ def is_v2() -> bool:
     return (CGROUP / "cgroup.controllers").exists()
 
 
+def members(path: Path) -> list[int]:
+    """Process ids in the cgroup and below it, as this host's proc shows them."""
+    found: list[int] = []
+    for procs in (path / "cgroup.procs", *path.glob("*/**/cgroup.procs")):
+        with contextlib.suppress(FileNotFoundError):
+            found += [int(word) for word in procs.read_text().split()]
+    return sorted(found)
+
+
+def kill_all(path: Path) -> None:
+    """SIGKILL for every task in the cgroup and below it."""
+    for pid in members(path):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 @dataclass(frozen=True)
 class Freezer:
     """A cgroup directory that can be frozen."""
@@ -35,12 +51,7 @@ class Freezer:
     v2: bool
 
     def pids(self) -> list[int]:
-        """Process ids in the cgroup and below it, as this host's proc shows them."""
-        found: list[int] = []
-        for procs in (self.path / "cgroup.procs", *self.path.glob("*/**/cgroup.procs")):
-            with contextlib.suppress(FileNotFoundError):
-                found += [int(word) for word in procs.read_text().split()]
-        return sorted(found)
+        return members(self.path)
 
     def frozen(self) -> bool:
         if self.v2:
@@ -74,10 +85,7 @@ class Freezer:
 
     def kill(self) -> None:
         """SIGKILL every task, then thaw: none comes back to user space."""
-        with contextlib.suppress(FileNotFoundError):
-            for pid in self.pids():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        kill_all(self.path)
         self.thaw()
 
 

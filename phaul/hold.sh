@@ -9,6 +9,7 @@
 #   pre-resume: everything is restored, nothing has run. The container's cgroup is frozen now, without CRIU and
 #   this script in it, so that CRIU lets go of tasks that stay still. The engine's network comes in the place of
 #   that device.
+# The fifo is opened both ways: nobody may read from it any more, where the engine died.
 set -eu
 
 # $1's cgroup directory that can be frozen, as $found.
@@ -45,7 +46,7 @@ setup-namespaces)
     if [ -e "$pending/early" ]; then
         nsenter -t "$CRTOOLS_INIT_PID" -n ip -batch - <"$pending/early"
     else
-        echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
+        echo "$CRTOOLS_INIT_PID" 1<> "$PHAUL_FIRST"
     fi
     ;;
 pre-resume)
@@ -62,7 +63,7 @@ pre-resume)
     echo "$word" > "$own/$file"
     if [ -e "$pending/early" ]; then
         nsenter -t "$CRTOOLS_INIT_PID" -n ip link delete phaul0
-        echo "$CRTOOLS_INIT_PID" > "$PHAUL_FIRST"
+        echo "$CRTOOLS_INIT_PID" 1<> "$PHAUL_FIRST"
     fi
     ;;
 esac

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from phaul import places, tasks_seen
+from phaul.errors import HaulFailed
 
 SOURCE, TARGET = "source", "target"
 BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE, LOST = (
@@ -39,6 +40,7 @@ BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE, LOST = (
 )
 
 # Who may follow whom. COMMITTED ends in UNDONE only after the target said that its copy is gone.
+# RUNNING ends in UNDONE only where the tasks turned out to be held by nobody before they had run.
 # LOST: the tasks were ended, as memory that they needed could not come any more.
 TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
     SOURCE: {
@@ -51,7 +53,7 @@ TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
     TARGET: {
         BEGUN: (HELD, UNDONE),
         HELD: (RUNNING, UNDONE),
-        RUNNING: (DONE, LOST),
+        RUNNING: (DONE, LOST, UNDONE),
         DONE: (),
         UNDONE: (),
         LOST: (),
@@ -145,16 +147,20 @@ class Journal:
         os.close(self._fd)
 
     def _write(self, record: dict[str, Any]) -> None:
-        """On disk whole, or not at all: a torn line that others follow would end the reading."""
+        """On disk whole, or not at all: a torn line that others follow would end the reading.
+
+        Raises HaulFailed (journal) where it cannot be: what it announces is not to be done then.
+        """
         data = json.dumps(record).encode() + b"\n"
         before = os.fstat(self._fd).st_size
         try:
             if os.write(self._fd, data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(self._fd)
-        except OSError:
+        except OSError as error:
             os.ftruncate(self._fd, before)
-            raise
+            sentence = f"{self.path} cannot be written: {error.strerror}. A haul needs room there on both hosts."
+            raise HaulFailed(sentence, code="journal") from None
         self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:

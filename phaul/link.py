@@ -79,6 +79,14 @@ class Link:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def is_dead(self) -> bool:
+        """Whether the peer has ended it, or its host does not answer; from any thread, while nobody uses the link."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLRDHUP)
+        if poller.poll(0):
+            return True
+        return self._tcp and peer_vanished(self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
+
     def close(self) -> None:
         """End the link, from any thread; a thread that is using it gets LinkLost."""
         self._closed = True

@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import time
+from collections.abc import Iterator
 
 from phaul import forecast, host_facts, htype, journal, log_bundle, pages_target, places, session
 from phaul.connection import Connection, failure_of, message_of, welcome
@@ -22,6 +23,7 @@ LOG = logging.getLogger("phaul.service")
 HAUL_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 # After the control connection of a held haul is lost, its source may come again to release it.
 GRACE_SECONDS = 10.0
+PULSE_SECONDS = 1.0
 MAX_SESSIONS = 64
 MAX_PATIENCE_SECONDS = 30.0
 
@@ -52,7 +54,7 @@ class Service:
             return None if self._sessions else self._last
 
     def _control(self, connection: Connection) -> None:
-        talk = _Talk(self, connection.link.peer)
+        talk = _Talk(self, connection.link)
         try:
             serve(connection, talk.handle, after=talk.after)
         finally:
@@ -159,9 +161,9 @@ class Service:
 class _Talk:
     """The requests of one control connection."""
 
-    def __init__(self, service: Service, peer: str) -> None:
+    def __init__(self, service: Service, link: Link) -> None:
         self.service = service
-        self.peer = peer
+        self.link, self.peer = link, link.peer
         self.session: Session | None = None
 
     def handle(self, request: Request) -> Reply:
@@ -180,11 +182,18 @@ class _Talk:
             return self._state(request.state.haul)
         if what == "complete":
             return self._complete(request.complete)
-        if what == "discard" and request.discard.haul and self.session is None:
-            found = self._state(request.discard.haul)
-            if self.session is None:
-                return found
+        if what == "discard":
+            return self._discard(request.discard.haul)
         return self._of_session(what, request)
+
+    def _discard(self, haul: str) -> Reply:
+        """The named haul, or that which this connection speaks of. Not under its lock: a restore may have that."""
+        if haul and self.session is None:
+            found = self._found(haul)
+            if found is None:
+                return _state_on_disk(haul, self.peer)
+            self._take(found)
+        return self._own().discard()
 
     def _of_session(self, what: str | None, request: Request) -> Reply:
         owner = self._own()
@@ -194,14 +203,32 @@ class _Talk:
             if what == "poise":
                 return owner.poise()
             if what == "restore":
-                return owner.restore(request.restore)
+                with self._watched(owner):
+                    return owner.restore(request.restore)
             if what == "verify":
                 return owner.verify(request.verify)
             if what == "release":
                 return owner.release()
-            if what == "discard":
-                return owner.discard()
         raise ProtocolError(f"The peer asks {what}, which is not spoken here.")
+
+    @contextlib.contextmanager
+    def _watched(self, owner: Session) -> Iterator[None]:
+        """Meanwhile the haul is called off if the peer goes: a restore may wait for memory that only it has."""
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(PULSE_SECONDS):
+                if self.link.is_dead():
+                    owner.call_off()
+                    return
+
+        thread = threading.Thread(target=look, name=f"pulse-{owner.haul}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def after(self, request: Request) -> None:
         """What can wait until the answer is on its way."""
@@ -220,11 +247,15 @@ class _Talk:
         self.session = owner
         self.service.sit(owner, +1)
 
-    def _state(self, haul: str) -> Reply:
+    def _found(self, haul: str) -> Session | None:
+        """The peer's haul of that name, where this service carries it."""
         if not HAUL_NAME.fullmatch(haul):
             raise ProtocolError("The peer gave a haul name that is none.")
         found = self.service.find(haul)
-        if found and found.journal.head["peer"] == self.peer:
+        return found if found and found.journal.head["peer"] == self.peer else None
+
+    def _state(self, haul: str) -> Reply:
+        if found := self._found(haul):
             if self.session is None:
                 self._take(found)
             with found.lock:

@@ -92,14 +92,20 @@ class Session:
         if self.journal.state == journal.HELD:
             try:
                 self._ready()
-            except HaulFailed:
+                self.journal.advance(journal.RUNNING)
+            except HaulFailed as error:
                 self._give_up()
-                raise
-            self.journal.advance(journal.RUNNING)
+                raise HaulFailed(error.sentence, code="not-held", detail=error.detail) from None
         self._expect(journal.RUNNING, journal.DONE)
         if self.journal.state == journal.RUNNING:
-            self.target.release(self.journal.head)
+            self._let_run()
         return self.state()
+
+    def _let_run(self) -> None:
+        """What cannot be (its engine died this very moment) has not run at all, and can still be taken back."""
+        let_run(self.journal, self.driver)
+        if self.journal.head.get("taking_back"):
+            raise HaulFailed("Nothing held the restored tasks any more when they were released.", code="not-held")
 
     def _ready(self) -> None:
         """Raises HaulFailed where a release would not do."""
@@ -120,6 +126,11 @@ class Session:
         with contextlib.suppress(PhaulError):
             return bool(tasks_seen.expectation(self.target.pids(), mounts=False).tasks)
         return False
+
+    def call_off(self) -> None:
+        """The source is gone: a restore under way does not get its memory, and fails. It has the lock meanwhile."""
+        LOG.warning("haul %s: its source is gone in the middle of the restore", self.haul)
+        stop_pager(self.journal)
 
     def discard(self) -> Reply:
         self.roll_back()
@@ -208,9 +219,12 @@ def later_pace(came: list[tuple[float, int]]) -> str:
 
 def state_of(record: journal.Journal) -> StateIs:
     """What there is to say of a target's haul."""
-    seen = StateIs(state=record.state, subject=str(record.head.get("container", "")))
+    state = record.state
+    if state == journal.RUNNING and record.head.get("taking_back"):
+        state = journal.UNDONE if record.head.get("taken_back") else journal.HELD
+    seen = StateIs(state=state, subject=str(record.head.get("container", "")))
     seen.lost = record.state == journal.LOST
-    if record.state in (journal.HELD, journal.RUNNING):
+    if state in (journal.HELD, journal.RUNNING):
         try:
             seen.missing = missing_memory(record)
         except HaulFailed:
@@ -255,8 +269,38 @@ def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
     record.advance(journal.UNDONE)
 
 
+def let_run(record: journal.Journal, driver: htype.Driver) -> None:
+    """Carry out a release that is written, or take back what nobody holds and has not run. Raises PhaulError."""
+    try:
+        if not record.head.get("taking_back"):
+            driver.target.release(record.head)
+            return
+    except HaulFailed as error:
+        if error.code != "not-held":
+            raise
+        LOG.error("haul %s: %s", record.haul, error.sentence)
+    take_back(record, driver)
+
+
+def take_back(record: journal.Journal, driver: htype.Driver) -> None:
+    """A release that was written and could not be carried out: the tasks end without having run.
+
+    Raises PhaulError where they do not; what only an engine can undo may be left for later.
+    """
+    record.note(taking_back=True)
+    driver.target.kill(record.head)
+    record.note(taken_back=True)
+    try:
+        undo_all(record, driver)
+    except HaulFailed as error:
+        LOG.error("haul %s: %s", record.haul, error.sentence)
+
+
 def settle_released(record: journal.Journal, driver: htype.Driver) -> None:
     """Finish a target's journal whose release was given, once no memory is missing; nothing of it is undone then."""
+    if record.head.get("taken_back"):
+        undo_all(record, driver)
+        return
     seen = state_of(record)
     if seen.lost:
         driver.target.kill(record.head)
@@ -281,7 +325,8 @@ def recover(record: journal.Journal) -> None:
         undo_all(record, driver)
     elif record.state == journal.RUNNING:
         try:
-            driver.target.release(record.head)
+            let_run(record, driver)
         except HaulFailed as error:
             LOG.warning("Haul %s was released, but %s", record.haul, error.sentence)
-        settle_released(record, driver)
+        if not record.settled:
+            settle_released(record, driver)

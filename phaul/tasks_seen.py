@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,6 +147,13 @@ def memory(pids: list[int]) -> int:
     """Bytes of anonymous memory that the tasks hold (RssAnon and VmSwap of proc(5))."""
     fields = [status.get(name, "0 kB") for status in map(status_of, pids) for name in ("RssAnon", "VmSwap")]
     return sum(int(field.split()[0]) << 10 for field in fields)
+
+
+def is_doomed(pid: int) -> bool:
+    """Whether SIGKILL waits for it: a frozen task does not end before it is thawed (signal(7), proc(5): SigPnd)."""
+    status = status_of(pid)
+    pending = (int(status.get(name, "0"), 16) for name in ("SigPnd", "ShdPnd"))
+    return any(mask >> (signal.SIGKILL - 1) & 1 for mask in pending)
 
 
 def waits_in_vfork(pid: int) -> bool:

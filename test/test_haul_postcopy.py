@@ -13,6 +13,7 @@ import pytest
 from faults import (
     CLEAN_S,
     STALE_SOCKET,
+    Halt,
     Rest,
     all_settled,
     at_point,
@@ -291,6 +292,24 @@ def test_cable_cut_while_held(hog: Hog) -> None:
 def test_p_haul_killed_while_held(hog: Hog) -> None:
     with Service(hog.b) as service:
         with hog.held() as hauling:
+            kill_inner(hauling)
+        hog.stays(service)
+
+
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_the_source_goes_while_criu_waits_for_its_memory(hog: Hog, how: str) -> None:
+    """Nobody else has it: the restore ends, and does not wait for ever."""
+    waits = "before=phaul.pages_source:Answer.fill"
+    with Service(hog.b) as service, Halt(hog.a) as halt:
+        with hog.begun("--mode", "postcopy", words=(*HASTY, waits, halt.word)) as hauling:
+            halt.reached(hauling)
+            if how == "killed":
+                kill_inner(hauling)
+                hog.stays(service)
+                return
+            hog.lab.cut("b")
+            wait_for(lambda: all_settled(hog.b), "b's giving up", CLEAN_S)
+            hog.lab.join("b")
             kill_inner(hauling)
         hog.stays(service)
 

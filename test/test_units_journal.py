@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from phaul import journal, places
+from phaul.errors import HaulFailed
 from phaul.journal import SOURCE, TARGET, Journal
 
 HAUL = "20260102-030405-0000000{}"
@@ -79,7 +80,7 @@ def test_a_full_disk_leaves_no_half_line() -> None:
     before, limits = seen(record), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size + 10, limits[1]))
     try:
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(HaulFailed, match="No space left"):
             record.advance(journal.COMMITTED)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
