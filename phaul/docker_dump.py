@@ -98,6 +98,11 @@ class Dump:
         if not self._ignore:
             criu_images.leave_cgroups(self._images)
 
+    def await_end(self) -> None:
+        """CRIU has let go of the tasks, and left them as frozen as they were. Raises HaulFailed (dump)."""
+        if not (self._lazy.ended_well(END_SECONDS) if self._lazy else self._process.wait(END_SECONDS) == 0):
+            raise HaulFailed("CRIU was ended before it had let go of the tasks.", code="dump")
+
     def _fail(self) -> NoReturn:
         # A CRIU that has not ended is left alone: killed now, it would leave its code in the tasks.
         done = ended(self._process, timeout=END_SECONDS)

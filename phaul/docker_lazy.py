@@ -28,6 +28,7 @@ class LazyDump:
     """`process` is runc, which reads `configuration` as CRIU's: what has to be in it is put there."""
 
     def __init__(self, argv: list[str | Path], container: str, *, configuration: Path, env: dict[str, str]) -> None:
+        self._end = threading.Thread(target=self._see_off, name="dump-end", daemon=True)
         self._pages, asker = socket.socketpair()
         self._status, status = os.pipe()
         with configuration.open("a") as file:
@@ -44,9 +45,17 @@ class LazyDump:
         ready, _, _ = select.select([self._status], [], [], timeout)
         if not ready or os.read(self._status, 1) == b"":
             return False
-        self._pages.close()
-        threading.Thread(target=self._see_off, name="dump-end", daemon=True).start()
+        self._let_go()
         return True
+
+    def _let_go(self) -> None:
+        self._pages.close()
+        self._end.start()
+
+    def ended_well(self, timeout: float) -> bool:
+        """Whether it has, or does within so many seconds, after all was written."""
+        self._end.join(timeout)
+        return self.process.returncode == 0
 
     def _see_off(self) -> None:
         done = run.ended(self.process, timeout=END_SECONDS)

@@ -291,6 +291,11 @@ class DockerSource:
         ordered = [pid, *(other for other in pids if other != pid)]
         return Dumped({**self.network.options(lines), "lazy": lazy}, tasks_seen.expectation(ordered))
 
+    def stands_still(self) -> None:
+        self.begun.await_end()
+        if not freezer.of_container(int(self.inspect["State"]["Pid"]), self.id).frozen():
+            raise HaulFailed(f"{self.name} has run since it was frozen: somebody has let it.", code="not-frozen")
+
     @staticmethod
     def tasks(facts: Json) -> dict[int, int]:
         return {
@@ -348,7 +353,7 @@ def _undo_pause(args: Json) -> None:
     engine = Engine()
     try:
         if engine.inspect(args["container"])["State"]["Paused"]:
-            engine.unpause(args["container"])
+            _unpause(engine, args)
     except NoSuch:
         return
     except PhaulError:
@@ -356,6 +361,14 @@ def _undo_pause(args: Json) -> None:
         freezer.of_container(int(args["pid"]), args["container"]).thaw()
         return
     engine.start_after_boot(args["container"], args["policy"], args["boot"])
+
+
+def _unpause(engine: Engine, args: Json) -> None:
+    """A CRIU that is killed in its dump leaves the tasks running; such ones the engine cannot unpause, nor know of."""
+    cgroup = freezer.of_container(int(args["pid"]), args["container"])
+    if not cgroup.frozen():
+        cgroup.freeze(timeout=STOP_SECONDS)
+    engine.unpause(args["container"])
 
 
 def _undo_thaw(args: Json) -> None:

@@ -135,6 +135,9 @@ class Source(Protocol):
         Raises HaulFailed with the deciding line of CRIU's log.
         """
 
+    def stands_still(self) -> None:
+        """Before COMMIT: raises HaulFailed (dump, not-frozen) where the tasks may have run since they were dumped."""
+
     @staticmethod
     def tasks(facts: dict[str, Any]) -> dict[int, int]:
         """The tasks: from the pid that they see to the pid here. Raises HaulFailed (gone)."""

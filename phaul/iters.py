@@ -118,8 +118,8 @@ class Haul:
             self.serving.close()
         if self.passes:
             self.passes.close()
-        # A signal on the way into the rollback, say: the guard does it.
-        if self._undecided:
+        # A signal on the way into the rollback, an engine that is down, say: the guard does it, or tries again.
+        if self._undecided or isinstance(error, Untidy):
             guard.take_over()
         else:
             guard.dismiss()
@@ -136,7 +136,7 @@ class Haul:
     def _remember(self, error: BaseException | None) -> None:
         """For `p.haul history`."""
         told = {"code": error.code, "status": error.status} if isinstance(error, PhaulError) else {}
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(PhaulError):
             self.record.note(end={"at": time.time(), **told, **facts(self.stats)})
 
     def _tell(self) -> dict[str, Any]:
@@ -179,6 +179,7 @@ class Haul:
                 self._send_history(plan)
             self._freeze_and_restore(plan, passes)
             self.barrier.reach(HELD)
+            self.source.stands_still()
             with interrupts.shielded():
                 self.record.advance(journal.COMMITTED)
                 interrupts.too_late()
@@ -217,6 +218,8 @@ class Haul:
         if not isinstance(error, PhaulError):
             return error
         runs_on = f"{self.source.name} runs on here." if not failures else " ".join(failures)
+        if self._undecided:
+            runs_on = f"{runs_on} {resolve.again(self.record)}"
         sentence = f"{error.sentence.rstrip('.')}. {runs_on}"
         detail = "\n".join(part for part in (error.detail, self._where_logs_are) if part)
         kind = Cancelled if isinstance(error, Cancelled) else HaulFailed
@@ -347,9 +350,8 @@ class Haul:
         try:
             notes = resolve.finish(self.record)
         except PhaulError as error:
-            raise Untidy(
-                f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence}", code=error.code
-            ) from None
+            sentence = f"{self.source.name} runs on {self.reach.name}, but here: {error.sentence.rstrip('.')}."
+            raise Untidy(f"{sentence} {resolve.again(self.record)}", code=error.code) from None
         if interrupts.noted():
             notes.append("The signal came after the container was committed: it was too late to cancel.")
         return Outcome(seen.subject, tuple(notes))

@@ -148,6 +148,11 @@ class Source:
             _move_log(images / "dump.log", self.logs)
         return Dumped({}, tasks_seen.expectation(sorted(tree_of(self.pid)), mounts=False))
 
+    def stands_still(self) -> None:
+        states = [tasks_seen.status_of(pid).get("State", "X")[0] for pid in tree_of(self.pid)]
+        if not states or set(states) - set("TZ"):
+            raise HaulFailed("The processes have run since they were dumped: somebody has let them.", code="not-frozen")
+
     @staticmethod
     def tasks(facts: Json) -> dict[int, int]:
         return {pid: pid for pid, _ in facts["pids"]}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from phaul.xem_rpc import Caller
 LOG = logging.getLogger("phaul.resolve")
 ASK_SECONDS = 60
 PATIENCE_SECONDS = 30.0
+AGAIN_SECONDS, PAUSE_SECONDS = 600.0, 2.0
 
 
 def undo(record: journal.Journal) -> None:
@@ -172,17 +175,34 @@ def refuse_unsettled(name: str) -> None:
             raise Refused(f"An earlier haul of {name} has not been settled: p.haul --resolve {name}.", code="unsettled")
 
 
+def again(record: journal.Journal) -> str:
+    """What becomes of that which cannot be settled now."""
+    minutes = AGAIN_SECONDS / 60
+    return f"It is tried again for {minutes:.0f} minutes; after that: p.haul --resolve {record.subject}."
+
+
 def after_death(haul: str) -> None:
-    """The guard's work: p.haul died. What is in doubt stays for --resolve."""
+    """The guard's work: p.haul died, or could not settle all of it. What is in doubt stays for --resolve."""
+    until = time.monotonic() + AGAIN_SECONDS
+    pause = threading.Event()
+    while not _settled_now(haul) and time.monotonic() < until:
+        pause.wait(PAUSE_SECONDS)
+
+
+def _settled_now(haul: str) -> bool:
+    """Whether nothing is left to do; what cannot be done now (the engine is down, say) may be another time."""
     record = journal.take(journal.find(journal.SOURCE, haul), wait=True)
     try:
-        if not record.settled:
-            for sentence in settle(record):
-                LOG.warning("after the death of p.haul: %s", sentence)
+        for sentence in () if record.settled else settle(record):
+            LOG.warning("for p.haul, which has ended: %s", sentence)
+    except InDoubt as error:
+        LOG.error("for p.haul, which has ended: %s", error.sentence)
     except PhaulError as error:
-        LOG.error("after the death of p.haul: %s", error.sentence)
+        LOG.error("for p.haul, which has ended: %s", error.sentence)
+        return False
     finally:
         record.close()
+    return True
 
 
 def settle_all() -> list[str]:

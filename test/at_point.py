@@ -13,6 +13,7 @@
             raise=CODE       HaulFailed with the code
             wait=FIFO        say so on the FIFO, and go on when something, or the end, comes on FIFO.go
             run=COMMAND      a shell command, to its end
+            clock=SECONDS    this process reads its clock (time.time) so much later, or earlier, from now on
 
 An action is taken once, in the thread that comes to the point.
 """
@@ -28,6 +29,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,7 +75,8 @@ def action(word: str) -> Act:
     kind, _, value = word.partition("=")
     if kind in SIGNALS:
         return lambda: os.kill(os.getpid(), SIGNALS[kind])
-    return {"raise": lambda: fail(value), "wait": lambda: wait(value), "run": lambda: run(value)}[kind]
+    kinds = {"raise": fail, "wait": wait, "run": run, "clock": set_clock}
+    return lambda: kinds[kind](value)
 
 
 def fail(code: str) -> None:
@@ -90,6 +93,12 @@ def wait(fifo: str) -> None:
 
 def run(command: str) -> None:
     subprocess.run(["sh", "-ec", command], check=True, stdin=subprocess.DEVNULL)
+
+
+def set_clock(seconds: str) -> None:
+    """The kernel's own is also that of all else on the machine, and namespaces have none (time_namespaces(7))."""
+    before, shift = time.time, float(seconds)
+    time.time = lambda: before() + shift
 
 
 def hook(point: str, act: Act) -> None:

@@ -265,3 +265,19 @@ def stands_still(read: Callable[[], bytes], seconds: float) -> bool:
         if read() != first:
             return False
     return True
+
+
+@contextlib.contextmanager
+def little_room(host: Host, mib: int, place: str = "/var/lib/docker") -> Iterator[None]:
+    """The memory file system that the place is in has only so much left.
+
+    In the lab that of the engine's directory holds all that the host keeps, P.Haul's journals and logs too.
+    """
+    usage = os.statvfs(host.path(place))
+    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
+    before = usage.f_blocks * usage.f_frsize
+    host.run("mount", "-o", f"remount,size={used + (mib << 20)}", place)
+    try:
+        yield
+    finally:
+        host.run("mount", "-o", f"remount,size={before}", place)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from faults import (
@@ -19,6 +16,7 @@ from faults import (
     ended,
     failed,
     goes_on,
+    little_room,
     of_service,
     runs,
     stands_still,
@@ -259,6 +257,17 @@ def test_the_source_cannot_dump(scene: Scene) -> None:
         scene.moves_now()
 
 
+def test_somebody_lets_it_run_before_commit(scene: Scene) -> None:
+    """What the target has is not what it is any more."""
+    with scene.serve() as service, Halt(scene.a) as halt, scene.begun(BEFORE_COMMIT, halt.word) as hauling:
+        halt.reached(hauling)
+        scene.a.docker("unpause", NAME)
+        halt.go()
+        failed(ended(hauling), "not-frozen", lab=scene.lab)
+        scene.stays(service)
+        scene.moves_now()
+
+
 def test_work_directory_full(scene: Scene) -> None:
     work = "/var/lib/phaul/work"
     scene.b.run("sh", "-ec", f"mkdir -p {work}; mount -t tmpfs -o size=64k tmpfs {work}")
@@ -288,19 +297,6 @@ def test_engine_disk_full(scene: Scene) -> None:
         scene.moves_now()
 
 
-@contextmanager
-def little_room(host: Host, mib: int) -> Iterator[None]:
-    """The file system with all that the host keeps, the engine's directory too, has only so much left."""
-    usage = os.statvfs(host.path("/var/lib/docker"))
-    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
-    before = usage.f_blocks * usage.f_frsize
-    host.run("mount", "-o", f"remount,size={used + (mib << 20)}", "/var/lib/docker")
-    try:
-        yield
-    finally:
-        host.run("mount", "-o", f"remount,size={before}", "/var/lib/docker")
-
-
 def test_engine_killed_before_prepare(scene: Scene) -> None:
     with scene.serve() as service, Halt(scene.a) as halt, scene.begun("phase=prepare", halt.word) as hauling:
         halt.reached(hauling)
@@ -312,7 +308,7 @@ def test_engine_killed_before_prepare(scene: Scene) -> None:
         scene.moves_now()
 
 
-HELD = "state=held"
+HELD, BEFORE_COMMIT = "state=held", "before=phaul.iters:Barrier.reach#2"
 VERIFIED = "before=phaul.docker_target:DockerTarget.ready#2"  # the source has committed
 
 
@@ -328,6 +324,18 @@ def test_engine_killed_while_held(scene: Scene, point: str) -> None:
         goes_on(scene.a, NAME)
         assert not tickers(scene.b)
         scene.b.start_dockerd()
+        scene.stays(service)
+        scene.moves_now()
+
+
+@pytest.mark.parametrize("point", [HELD, VERIFIED])
+def test_tasks_killed_while_held(scene: Scene, point: str) -> None:
+    """By an administrator, or for want of memory: frozen, they would only end when they are released."""
+    with Halt(scene.b) as halt, scene.serve(point, halt.word) as service, scene.begun() as hauling:
+        halt.reached(service.process)
+        scene.b.run("kill", "-9", *tickers(scene.b))
+        halt.go()
+        failed(ended(hauling), "not-held", lab=scene.lab)
         scene.stays(service)
         scene.moves_now()
 

@@ -78,6 +78,8 @@ class Source:
     def dump(self, images, *, lazy):
         (images / "text.img").write_bytes((self.here / "text").read_bytes())
         return Dumped({{"colour": "blue"}}, Expectation())
+    def stands_still(self):
+        told("still")
     @staticmethod
     def finish(facts):
         told("finish")
@@ -265,9 +267,9 @@ def test_it_moves(world: World) -> None:
     assert outcome == Outcome("letter", ("The note here is burnt.",))
     assert (world.there("letter") / "text").read_text() == "dear reader"
     assert not (here / "text").exists()
-    assert world.told()[:6] == ["poised", "poise", "freeze", "unpoised", "restore-blue", "release"]
+    assert world.told()[:7] == ["poised", "poise", "freeze", "unpoised", "restore-blue", "still", "release"]
     world.close()
-    assert sorted(world.told()[6:]) == ["finish", "settle"]
+    assert sorted(world.told()[7:]) == ["finish", "settle"]
     assert world.states(journal.SOURCE) == world.states(journal.TARGET) == ["done"]
     assert world.images_left() == []
 
