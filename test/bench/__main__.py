@@ -91,7 +91,7 @@ def measured(
     rivals: list[Rival] = [rival for rival in (*own, *others) if wanted(rival.name, options.only, WAYS)]
     work = [(case, rival) for case in chosen for rival in rivals if case.moved_by(rival.name)]
     words = {case.name: case.words for case in chosen} | {rival.name: rival.words for rival in rivals}
-    results = Results(machine=machine.describe(bed), rounds=0, words=words)
+    results = Results(machine=machine.describe(bed.source), rounds=0, words=words)
     until = time.monotonic() + options.minutes * 60
     going = Round(bed, results, lambda line: print(line, flush=True))
     volume = next((case for case in chosen if case.volume_mib), None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import Host, Lab, LabError, cgroups, clean, dockerd, images, service, shaping, tools
+from lab import Host, Lab, LabError, clean, dockerd, images, service, shaping, tools, workloads
 from lab.waiting import kill_all, until
 
 from .cases import Case
@@ -89,12 +89,7 @@ class Bed:
 
     def workloads(self, host: Host) -> list[int]:
         """The pids of the workload's processes on the host, as this machine sees them."""
-        found = []
-        for pid in sorted(cgroups.members(host.cgroups[0])):
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/comm").read_text() == f"{PROGRAM}\n":
-                    found.append(pid)
-        return found
+        return workloads.processes(host, PROGRAM)
 
     def workload(self, host: Host) -> int:
         """The pid of the one that writes; its child rewrites a volume."""

@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from .bed import Bed
+from lab import Host
 
 VERSIONS = {
     "CRIU": ("criu", "--version"),
@@ -19,7 +19,7 @@ VERSIONS = {
 }
 
 
-def describe(bed: Bed) -> dict[str, str]:
+def describe(host: Host) -> dict[str, str]:
     """What README and the table say."""
     facts = {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -28,7 +28,7 @@ def describe(bed: Bed) -> dict[str, str]:
         "kernel": platform.release(),
     }
     for name, command in VERSIONS.items():
-        done = bed.source.run(*command, check=False)
+        done = host.run(*command, check=False)
         if done.code == 0 and (found := re.search(r"\d[\w.+~-]*", done.out)):
             facts[name] = found[0]
     return facts

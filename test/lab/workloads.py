@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import tarfile
 from itertools import pairwise
+from pathlib import Path
 
-from . import images
+from . import cgroups, images
 from .errors import LabError
 from .host import Host
 from .waiting import until
@@ -23,13 +25,14 @@ def counter(host: Host, name: str, *docker_args: str) -> str:
     return container
 
 
-def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0, bits: int = 64) -> str:
+def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0, bits: int = 64, also: str = "") -> str:
     """Start a container with so much random memory, of which hot_mib MiB more change all the time; its id.
 
-    `bits` of each 8-byte word are random, the others are zero, so that it can be compressed.
+    `bits` of each 8-byte word are random, the others are zero, so that it can be compressed. `also` is a
+    file, as the container sees it, that each line goes to before it goes to /ticks.
     """
     images.load(host, "memhog")
-    words = ("memhog", "memhog", str(mib), str(hot_mib), str(bits))
+    words = ("memhog", "memhog", str(mib), str(hot_mib), str(bits), *((also,) if also else ()))
     container = host.docker("run", "-d", "--name", name, *docker_args, *words)
     until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
     return container
@@ -58,8 +61,23 @@ def lines(host: Host, name: str) -> list[list[str]]:
         if "Could not find the file" in str(error):
             return []
         raise
+    return words_of(text)
+
+
+def words_of(text: str) -> list[list[str]]:
+    """The words of each line that is whole."""
     whole, _, _ = text.rpartition("\n")
     return [line.split() for line in whole.splitlines()]
+
+
+def processes(host: Host, comm: str) -> list[int]:
+    """The pids of the host's processes of that name, in its containers too, as this machine sees them."""
+    found = []
+    for pid in sorted(cgroups.members(host.cgroups[0])):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == f"{comm}\n":
+                found.append(pid)
+    return found
 
 
 def ticks(host: Host, name: str) -> Ticks:

@@ -1,10 +1,11 @@
 /*
- * memhog MIB [HOT_MIB [BITS]]: fills MIB MiB with random bytes and writes to HOT_MIB MiB more all the time.
+ * memhog MIB [HOT_MIB [BITS [FILE]]]: fills MIB MiB with random bytes and writes to HOT_MIB MiB more all the time.
  * Of each 8-byte word BITS bits are random, all where it is left out; the others are zero.
  *
  * Every 10 ms it checks one MiB of the first kind against the checksum taken when it was filled and
  * appends "NUMBER SECONDS.NANOSECONDS ok|BAD PASSES" to /ticks; PASSES counts how many times all of
  * the memory has been checked. A hot page that does not hold what was last written to it is BAD too.
+ * The same line goes to FILE before. Where there is no room for it, it waits until there is.
  */
 #include <fcntl.h>
 #include <signal.h>
@@ -58,6 +59,25 @@ static int touch(uint64_t *hot, size_t mib, uint64_t number)
 	return good;
 }
 
+static void append(int file, const char *line, int length)
+{
+	struct timespec pause = { 0, 10000000 };
+	while (length > 0) {
+		ssize_t written = write(file, line, length);
+		if (written < 0) {
+			nanosleep(&pause, 0);
+			continue;
+		}
+		line += written;
+		length -= written;
+	}
+}
+
+static int opened(const char *path)
+{
+	return open(path, O_WRONLY | O_CREAT | O_APPEND, 0644);
+}
+
 int main(int count, char **words)
 {
 	size_t mib = count > 1 ? strtoul(words[1], 0, 10) : 16;
@@ -67,11 +87,11 @@ int main(int count, char **words)
 	uint64_t *cold = reserve(mib ? mib : 1), *hot = reserve(hot_mib ? hot_mib : 1);
 	uint64_t *sums = calloc(mib + 1, sizeof *sums);
 	struct timespec pause = { 0, 10000000 }, now;
-	int file = open("/ticks", O_WRONLY | O_CREAT | O_APPEND, 0644);
+	int file = opened("/ticks"), second = count > 4 ? opened(words[4]) : -1;
 	int good = 1;
 
 	signal(SIGTERM, _exit); /* a first process has no default for it, and docker stop would wait */
-	if (file < 0 || !sums)
+	if (file < 0 || (count > 4 && second < 0) || !sums)
 		return 1;
 	for (size_t i = 0; i < mib; i++) {
 		fill(cold + i * (MIB / sizeof *cold), MIB / sizeof *cold, mask);
@@ -83,8 +103,12 @@ int main(int count, char **words)
 			good &= checksum(cold + at * (MIB / sizeof *cold)) == sums[at];
 		good &= touch(hot, hot_mib, number);
 		clock_gettime(CLOCK_REALTIME, &now);
-		dprintf(file, "%lu %lld.%09ld %s %lu\n", number, (long long)now.tv_sec, now.tv_nsec, good ? "ok" : "BAD",
-			mib ? number / mib : number);
+		char line[96];
+		int length = snprintf(line, sizeof line, "%lu %lld.%09ld %s %lu\n", number, (long long)now.tv_sec,
+				      now.tv_nsec, good ? "ok" : "BAD", mib ? number / mib : number);
+		if (second >= 0)
+			append(second, line, length);
+		append(file, line, length);
 		nanosleep(&pause, 0);
 	}
 }
