@@ -2,7 +2,8 @@
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
 {images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
-criu.conf, and, for hold.sh to carry out in the new network namespace, rules and early.
+criu.conf, cgroup (that which hold.sh froze), and, for hold.sh to carry out in the new network namespace, rules and
+early.
 """
 
 from __future__ import annotations

@@ -330,7 +330,7 @@ class DockerSource:
 
 
 def _keep_log(log: Path, logs: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # none was written, or there is no room
         shutil.copy2(log, logs)  # its date tells when CRIU ended
 
 

@@ -187,7 +187,7 @@ class DockerTarget:
             self.journal.note(first=self.first)
             docker_network_checks.same_devices(self.first, self.wanted, self.fixed)
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # none was written, or there is no room
                 shutil.copy2(images.parent / RESTORE_WORK / "restore.log", logs / "restore.log")
         return self.container
 

@@ -53,6 +53,7 @@ pre-resume)
     find_cgroup "$CRTOOLS_INIT_PID"
     own=$found
     [ "$own" != "$root" ] && [ "$own" != "$root/" ]
+    echo "$own" > "$pending/cgroup"
     for pid in "$PPID" self; do
         find_cgroup "$pid"
         # It may not have been done before this began.

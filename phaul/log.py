@@ -27,6 +27,8 @@ def setup(*, verbosity: int, stream: bool = True) -> None:
     """Messages on stderr: warnings, with one -v what happens, with two everything."""
     ROOT.setLevel(logging.DEBUG)
     ROOT.propagate = False
+    # A log on a full disk is no reason for a traceback on stderr each time.
+    logging.raiseExceptions = False
     if stream:
         handler = _Stderr()
         handler.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))

@@ -264,6 +264,6 @@ class Target:
 
 def _move_log(log: Path, logs: Path) -> None:
     """Out of the images, which travel."""
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):
         (logs / log.name).write_bytes(log.read_bytes())
         log.unlink()

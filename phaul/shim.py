@@ -213,7 +213,7 @@ def follow(command: list[str], pending: str, pid_file: str, spec: dict[str, Any]
     if code == 0:
         with open(pid_file) as file:
             first = int(file.read())
-        mend_oom_score(first, spec)
+        mend_oom_score(pending, spec)
         with open(os.path.join(pending, "restored.new"), "w") as file:
             file.write(str(first))
         os.rename(os.path.join(pending, "restored.new"), os.path.join(pending, "restored"))
@@ -272,22 +272,13 @@ def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
     return 0
 
 
-def freezer(pid: int) -> tuple[str, bool]:
-    """(directory of the task's freezer cgroup, whether it is v2).
+def held_cgroup(pending: str) -> tuple[str, bool]:
+    """(directory of the freezer cgroup that hold.sh has frozen, whether it is v2).
 
-    A task that is about to end is in the root of cgroup v1, as its proc shows it, and so is all of the host.
+    Not asked of a task: one that is about to end is shown in the root by cgroup v1, as is all of the host.
     """
-    v2 = os.path.exists(V2)
-    with open("/proc/%d/cgroup" % pid) as file:
-        for line in file:
-            number, controllers, path = line.rstrip("\n").split(":", 2)
-            if path == "/":
-                continue
-            if v2 and number == "0":
-                return "/sys/fs/cgroup" + path, True
-            if "freezer" in controllers.split(","):
-                return "/sys/fs/cgroup/freezer" + path, False
-    raise OSError("no freezer cgroup of its own")
+    with open(os.path.join(pending, "cgroup")) as file:
+        return file.read().strip(), os.path.exists(V2)
 
 
 def pids_of(directory: str) -> list[int]:
@@ -299,12 +290,12 @@ def pids_of(directory: str) -> list[int]:
     return found
 
 
-def mend_oom_score(first: int, spec: dict[str, Any]) -> None:
+def mend_oom_score(pending: str, spec: dict[str, Any]) -> None:
     """CRIU leaves a score of 0 alone: such tasks would keep the engine's, out of the OOM killer's reach."""
     wanted = str(spec["process"].get("oomScoreAdj") or 0)
     with open("/proc/self/oom_score_adj") as file:
         inherited = file.read().strip()
-    for pid in pids_of(freezer(first)[0]):
+    for pid in pids_of(held_cgroup(pending)[0]):
         try:
             with open("/proc/%d/oom_score_adj" % pid, "r+") as file:
                 if file.read().strip() == inherited:
@@ -323,15 +314,11 @@ def hold(pending: str) -> int:
     """Wait for CRIU, and for the word, however often P.Haul itself comes and goes; the exit status for the engine."""
     lock = os.open(os.path.join(pending, "lock"), os.O_WRONLY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    if not os.path.exists(os.path.join(pending, "restored")):
-        print("phaul runtime: the restore failed", file=sys.stderr)
+    if not is_there(pending):
+        print("phaul runtime: the restore failed, or the first task has ended", file=sys.stderr)
+        give_up(pending)
         return 1
-    try:
-        with open(os.path.join(pending, "restored")) as file:
-            directory, v2 = freezer(int(file.read()))
-    except OSError as error:
-        print("phaul runtime: the restored tasks have ended: %s" % error, file=sys.stderr)
-        return 1
+    directory, v2 = held_cgroup(pending)
     server = socket.socket(socket.AF_UNIX)
     os.umask(0o177)
     server.bind(os.path.join(pending, "hold.sock"))
@@ -359,6 +346,25 @@ def hold(pending: str) -> int:
             continue
         finally:
             peer.close()
+
+
+def is_there(pending: str) -> bool:
+    """Whether the first task is restored, and lives."""
+    try:
+        with open(os.path.join(pending, "restored")) as file:
+            return os.path.exists("/proc/%d" % int(file.read()))
+    except OSError:
+        return False
+
+
+def give_up(pending: str) -> None:
+    """What is frozen neither ends, nor can the engine remove it."""
+    try:
+        directory, v2 = held_cgroup(pending)
+        kill(pids_of(directory))
+        thaw(directory, v2)
+    except OSError:
+        pass
 
 
 def kill(pids: list[int]) -> None:

@@ -274,9 +274,15 @@ def little_room(host: Host, mib: int, place: str = "/var/lib/docker") -> Iterato
     In the lab that of the engine's directory holds all that the host keeps, P.Haul's journals and logs too.
     """
     usage = os.statvfs(host.path(place))
-    used = (usage.f_blocks - usage.f_bfree) * usage.f_frsize
     before = usage.f_blocks * usage.f_frsize
-    host.run("mount", "-o", f"remount,size={used + (mib << 20)}", place)
+
+    def limited() -> bool:
+        """Not where somebody has written in between; a size of 0 would be no limit."""
+        now = os.statvfs(host.path(place))
+        size = max((now.f_blocks - now.f_bfree) * now.f_frsize + (mib << 20), now.f_frsize)
+        return host.run("mount", "-o", f"remount,size={size}", place, check=False).code == 0
+
+    wait_for(limited, f"less room in {place}")
     try:
         yield
     finally:

@@ -184,3 +184,14 @@ def test_who_was_there_before_the_restore_is_spared(monkeypatch: pytest.MonkeyPa
             p_haul_pid.Target.undo("restored", {**restored, "pids": [os.getpid(), came.pid]})
         came.kill()
     assert sent == [came.pid]
+
+
+def test_what_is_to_be_killed_is_known_while_it_is_frozen() -> None:
+    with in_cgroup(CONTAINER) as process:
+        cgroup = freezer.of(process.pid)
+        cgroup.freeze(timeout=10)
+        assert not tasks_seen.is_doomed(process.pid)
+        process.kill()
+        # cgroup v2 lets what is killed go.
+        assert tasks_seen.is_doomed(process.pid) or cgroup.v2
+        cgroup.thaw()
