@@ -18,7 +18,13 @@ from matrix.results import Record, Results
 README = Path(__file__).resolve().parent.parent / "README.md"
 SEED = 1
 # Cells that did not hold once.
-FIXED: tuple[str, ...] = ()
+FIXED = (
+    "restore / p.haul killed / postcopy",
+    "restore / target engine killed / postcopy",
+    "release written / target engine killed / auto",
+    "pre-copy / target memory limit / auto",
+    "dump / CRIU killed / stopcopy",
+)
 SAMPLE = cells.covering(cells.shuffled(cells.every(), SEED), FIXED)
 
 
