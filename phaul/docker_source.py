@@ -44,7 +44,7 @@ from phaul.tasks_seen import Written
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
 EXIT_SECONDS = 30
-STOP_SECONDS = 5
+STOP_SECONDS, REST_SECONDS = 5, 1
 PROBE_SECONDS = 30
 PROBE_PAUSE_SECONDS = 0.02
 
@@ -293,7 +293,9 @@ class DockerSource:
 
     def stands_still(self) -> None:
         self.begun.await_end()
-        if not freezer.of_container(int(self.inspect["State"]["Pid"]), self.id).frozen():
+        # CRIU may have let go of them just now: they take a moment to stand still again.
+        cgroup = freezer.of_container(int(self.inspect["State"]["Pid"]), self.id)
+        if not cgroup.comes_to_rest(timeout=REST_SECONDS):
             raise HaulFailed(f"{self.name} has run since it was frozen: somebody has let it.", code="not-frozen")
 
     @staticmethod

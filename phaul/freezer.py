@@ -61,6 +61,11 @@ class Freezer:
     def freeze(self, *, timeout: float) -> None:
         """Stop all tasks. Raises HaulFailed (not-frozen) where that takes longer than `timeout` seconds."""
         (self.path / ("cgroup.freeze" if self.v2 else "freezer.state")).write_text("1" if self.v2 else "FROZEN")
+        if not self.comes_to_rest(timeout=timeout):
+            raise HaulFailed(f"The tasks of {self.path.name} do not stand still.", code="not-frozen")
+
+    def comes_to_rest(self, *, timeout: float) -> bool:
+        """Whether it is frozen now, or is within `timeout` seconds, as somebody has asked."""
         until = deadline(timeout)
         with (self.path / ("cgroup.events" if self.v2 else "freezer.state")).open() as state:
             poll = select.poll()
@@ -68,8 +73,9 @@ class Freezer:
             poll.register(state, select.POLLPRI)
             while not self.frozen():
                 if deadline(0) > until:
-                    raise HaulFailed(f"The tasks of {self.path.name} do not stand still.", code="not-frozen")
+                    return False
                 poll.poll(TICK_MS)
+        return True
 
     def thaw(self) -> None:
         """Let the tasks run; a cgroup that is gone is thawed."""
