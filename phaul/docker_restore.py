@@ -169,11 +169,20 @@ def discard(container: str) -> None:
         with contextlib.suppress(HaulFailed):
             say(container, "discard", door)
     _end_restore(container)
+    _let_go(container)
     with contextlib.suppress(OSError, ValueError):
         first = int((pending / "restored").read_text())
     if first:
         end_tasks(first, container)
     shutil.rmtree(pending, ignore_errors=True)
+
+
+def _let_go(container: str) -> None:
+    """Tasks whose first one has ended are frozen still, and nobody holds them."""
+    with contextlib.suppress(FileNotFoundError):
+        path = Path((pending_dir(container) / "cgroup").read_text().strip())
+        if container in path.name:
+            freezer.Freezer(path, freezer.is_v2()).kill()
 
 
 def _end_restore(container: str) -> None:

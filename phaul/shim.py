@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
 V2 = "/sys/fs/cgroup/cgroup.controllers"
-VERBS = ("create", "start")
+VERBS = ("create", "start", "delete")
 SHUT_SECONDS = 0.02
 MS_REMOUNT, MS_RELATIME = 32, 1 << 21
 KEPT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS | os.ST_NOATIME
@@ -405,6 +405,9 @@ def main(argv: list[str]) -> int:
         if word == "start" and begun:
             mark(pending, "engine and network")
             return hold(pending)
+        if word == "delete" and begun and not os.path.exists(os.path.join(pending, "released")):
+            # The first task ended before the engine could start it, and so nobody holds it.
+            give_up(pending)
     os.execv(runc(), ["runc", *argv])
 
 

@@ -22,7 +22,7 @@ FIXED = (
     "restore / p.haul killed / postcopy",
     "restore / target engine killed / postcopy",
     "release written / target engine killed / auto",
-    "pre-copy / target memory limit / auto",
+    "sync / target memory limit / stopcopy",
     "dump / CRIU killed / stopcopy",
 )
 SAMPLE = cells.covering(cells.shuffled(cells.every(), SEED), FIXED)

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .injections import FAULTS, Fault
-from .phases import MODES, PHASES, Mode, Phase
+from .phases import MODES, PHASES, STOPCOPY, Mode, Phase
 
-LAST_THAT_TAKES_MEMORY = "restore"
+BEFORE_THE_MEMORY = "restore"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ def _index(phase: str) -> int:
     return [one.name for one in PHASES].index(phase)
 
 
+def _meets_the_limit_held(cell: Cell) -> bool:
+    return cell.mode.name == STOPCOPY and _index(cell.phase.name) <= _index(BEFORE_THE_MEMORY)
+
+
 # Who rules a cell out, and why.
 Rule = tuple[Callable[[Cell], bool], Callable[[Cell], str]]
 RULES: tuple[Rule, ...] = (
@@ -37,10 +41,8 @@ RULES: tuple[Rule, ...] = (
         lambda _: "no CRIU lives in that phase",
     ),
     (
-        lambda cell: (
-            cell.fault.name == "target memory limit" and _index(cell.phase.name) > _index(LAST_THAT_TAKES_MEMORY)
-        ),
-        lambda _: "what is restored is the kernel's to end where it comes to a limit, with or without a haul",
+        lambda cell: cell.fault.name == "target memory limit" and not _meets_the_limit_held(cell),
+        lambda _: "its memory is there already, or put in place when it runs: the kernel ends it then, haul or not",
     ),
 )
 

@@ -22,16 +22,14 @@ from hauling import wait_for
 from lab import Host
 from lab.cgroups import V2_LEAF
 
-from .phases import POSTCOPY
-
 if TYPE_CHECKING:
     from .trial import Trial
 
 DAY = 86400
 BLINK_S = 1
 WORK = "/var/lib/phaul/work"
-# Below what CRIU needs to restore anything, and below what the workload has in memory.
-NO_RESTORE, NO_MEMORY = 2 << 20, 12 << 20
+# More than a restore takes, less than the workload has in memory.
+LITTLE_MEMORY = 12 << 20
 # Who loses the link for good finds out soon, does not ask for long, and gives up soon what is held.
 HASTY_SOURCE = ("set=phaul.link:DEAD_AFTER_MS=2000", "set=phaul.resolve:PATIENCE_SECONDS=0.5")
 HASTY_TARGET = ("set=phaul.link:DEAD_AFTER_MS=2000", "set=phaul.service:GRACE_SECONDS=2")
@@ -128,7 +126,7 @@ def memory_limited(trial: Trial) -> Iterator[None]:
     """All of the engine's containers together: as by a limit that the administrator gave their slice."""
     limit = limit_of_containers(trial.b)
     before = limit.read_text()
-    limit.write_text(str(NO_RESTORE if trial.cell.mode.name == POSTCOPY else NO_MEMORY))
+    limit.write_text(str(LITTLE_MEMORY))
     try:
         yield
     finally:
@@ -159,9 +157,7 @@ FAULTS = (
     Fault("link cut", "until both hosts have come to a conclusion", link_cut, source=HASTY_SOURCE, target=HASTY_TARGET),
     Fault("target disk full", "not a byte for the engine, P.Haul's journals and logs", disk_full("/var/lib/docker")),
     Fault("target work directory full", "not a byte for CRIU's images", disk_full(WORK)),
-    Fault(
-        "target memory limit", "containers there may not have what the restore, or the memory, takes", memory_limited
-    ),
+    Fault("target memory limit", "containers there may not have as much as it has", memory_limited),
     Fault("clock ahead", "a day, for the program that halts", nothing, act=f"clock={DAY}"),
     Fault("clock behind", "a day, for the program that halts", nothing, act=f"clock=-{DAY}"),
 )
