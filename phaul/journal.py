@@ -7,8 +7,9 @@ One file for a haul and a side, one JSON object a line, each fsynced before the 
     {"state": "frozen"}
     {"undone": 0}
 
-A torn last line (power loss in mid-write) announces nothing and is ignored. The file is locked
-(flock) by the process that carries the haul out, so that who finds it unlocked may settle it.
+A torn last line (power loss in mid-write) announces nothing and is ignored. A line in the middle that
+is none (the disk lost it) is what nobody may go on from: what followed it may have been done. The file
+is locked (flock) by the process that carries the haul out, so that who finds it unlocked may settle it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from phaul import places, tasks_seen
-from phaul.errors import HaulFailed
+from phaul.errors import HaulFailed, Refused
+
+LOG = logging.getLogger("phaul.journal")
 
 SOURCE, TARGET = "source", "target"
 BEGUN, FROZEN, COMMITTED, HELD, RUNNING, DONE, UNDONE, LOST = (
@@ -61,10 +66,34 @@ TRANSITIONS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 SETTLED = (DONE, UNDONE, LOST)
 KEEP = 200
+HEAD = ("haul", "side", "type", "subject", "peer", "begun", "boot")
+CLOSED = -1
 
 
 class Busy(Exception):
     """Another process carries this haul out."""
+
+
+class Damaged(Refused):
+    """A line of a journal, not its last, is none."""
+
+    code = "journal-damaged"
+
+    def __init__(self, record: Journal) -> None:
+        what = f"the haul of {record.subject}" if record.head else "a haul"
+        super().__init__(
+            f"The journal {record.path} of {what} is damaged in line {record.damaged}, so nobody knows how far it came: "
+            "see which of its copies is to live, on both hosts, and move the file away."
+        )
+
+
+class NotWritten(HaulFailed):
+    """A record could not be brought to the disk: what it announces is not done."""
+
+    code = "journal"
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"{path} cannot be written: {error.strerror}. A haul needs room there on both hosts.")
 
 
 @dataclass(frozen=True)
@@ -84,6 +113,7 @@ class Journal:
         self._fd = file_descriptor
         self.head: dict[str, Any] = {}
         self.state = BEGUN
+        self.damaged = 0  # the number of the line that is none; the state is that before it
         self._steps: dict[int, Step] = {}
         self._pushed = 0
 
@@ -144,23 +174,24 @@ class Journal:
         return failed
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Nothing is written any more, even if another file has the descriptor by now."""
+        descriptor, self._fd = self._fd, CLOSED
+        os.close(descriptor)
 
     def _write(self, record: dict[str, Any]) -> None:
-        """On disk whole, or not at all: a torn line that others follow would end the reading.
-
-        Raises HaulFailed (journal) where it cannot be: what it announces is not to be done then.
-        """
+        """On disk whole, or not at all: a torn line that others follow would end the reading. Raises NotWritten."""
         data = json.dumps(record).encode() + b"\n"
-        before = os.fstat(self._fd).st_size
         try:
-            if os.write(self._fd, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-            os.fsync(self._fd)
+            before = os.fstat(self._fd).st_size
+            try:
+                if os.write(self._fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, before)
+                raise
         except OSError as error:
-            os.ftruncate(self._fd, before)
-            sentence = f"{self.path} cannot be written: {error.strerror}. A haul needs room there on both hosts."
-            raise HaulFailed(sentence, code="journal") from None
+            raise NotWritten(self.path, error) from None
         self._apply(record)
 
     def _apply(self, record: dict[str, Any]) -> None:
@@ -177,48 +208,87 @@ class Journal:
         elif not self.head:
             self.head = record
 
-    def _read_back(self) -> None:
-        data = self.path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        for line in data[:whole].splitlines():
-            self._apply(json.loads(line))
-        if whole != len(data):
-            os.ftruncate(self._fd, whole)
+    def _read(self) -> int:
+        """Apply what is on disk, as far as it is whole; how many bytes whole lines have."""
+        whole, _, _torn = self.path.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+            try:
+                self._apply(_checked(json.loads(line), first=number == 1))
+            except (ValueError, KeyError, TypeError):
+                self.damaged = number
+                break
+        return len(whole) + bool(whole)
 
 
 def begin(side: str, *, haul: str, haul_type: str, subject: str, peer: str, **facts: Any) -> Journal:
-    """A new journal, locked; raises FileExistsError where this haul has one."""
-    places.private_dir(places.JOURNALS)
-    _prune()
+    """A new journal, locked; raises FileExistsError where this haul has one, NotWritten."""
     path = places.JOURNALS / f"{haul}.{side}"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        places.private_dir(places.JOURNALS)
+        _prune()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise NotWritten(path, error) from None
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     journal = Journal(path, descriptor)
     head = {"haul": haul, "side": side, "type": haul_type, "subject": subject, "peer": peer, "begun": time.time()}
-    journal._write({**head, "boot": tasks_seen.boot_id(), **facts})
-    _sync_directory()
+    try:
+        journal._write({**head, "boot": tasks_seen.boot_id(), **facts})
+        _sync_directory()
+    except (OSError, NotWritten):
+        path.unlink()
+        journal.close()
+        raise
     return journal
 
 
+def _checked(record: Any, *, first: bool) -> dict[str, Any]:
+    """What a line says. Raises ValueError, KeyError or TypeError where it is no record that may stand there."""
+    if first:
+        return {**{key: record[key] for key in HEAD}, **record}
+    if "push" in record:
+        return {"kind": record["kind"], "args": {**record["args"]}, "push": int(record["push"])}
+    if "undone" in record:
+        return {"undone": int(record["undone"])}
+    if "note" in record:
+        return {"note": {**record["note"]}}
+    if record["state"] not in (*SETTLED, FROZEN, COMMITTED, HELD, RUNNING):
+        raise ValueError(record["state"])
+    return {"state": record["state"]}
+
+
 def take(path: Path, *, wait: bool = False) -> Journal:
-    """Open and lock an existing journal. Raises Busy where its owner lives (unless `wait`), FileNotFoundError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    """Open and lock an existing journal, to be carried on.
+
+    Raises Busy where its owner lives (unless `wait`), FileNotFoundError, Damaged, NotWritten.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NotWritten(path, error) from None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         raise Busy(path.name) from None
     journal = Journal(path, descriptor)
-    journal._read_back()
+    whole = journal._read()
+    if journal.damaged:
+        journal.close()
+        raise Damaged(journal)
+    if whole != os.fstat(descriptor).st_size:
+        os.ftruncate(descriptor, whole)
     return journal
 
 
 def read(path: Path) -> Journal:
     """A journal as it stands, for looking only: not locked, not to be written."""
-    journal = Journal(path, -1)
-    data = path.read_bytes()
-    for line in data[: data.rfind(b"\n") + 1].splitlines():
-        journal._apply(json.loads(line))
+    journal = Journal(path, CLOSED)
+    journal._read()
     return journal
 
 
@@ -253,16 +323,19 @@ def unsettled(side: str) -> Iterator[Journal]:
             journal = read(path)
             if journal.head and not journal.settled:
                 yield journal
+            elif journal.damaged and not journal.head:
+                LOG.error("%s", Damaged(journal).sentence)
 
 
 def _prune() -> None:
-    """Old settled journals go, the newest KEEP stay: they answer what became of a haul."""
+    """Old settled journals go, and their hauls' logs; the newest KEEP stay: they answer what became of a haul."""
     paths = sorted(places.JOURNALS.iterdir(), reverse=True)
     for path in paths[KEEP:]:
         with contextlib.suppress(FileNotFoundError):
             journal = read(path)
-            if not journal.head or (journal.settled and not journal.steps):
+            if not (journal.head or journal.damaged) or (journal.settled and not journal.steps):
                 path.unlink()
+                shutil.rmtree(places.LOGS / path.stem, ignore_errors=True)
 
 
 def _sync_directory() -> None:

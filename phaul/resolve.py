@@ -152,7 +152,7 @@ def tell_discard(record: journal.Journal, *, patience: float = 0.0) -> bool:
 
 
 def of_subject(name: str) -> journal.Journal:
-    """The unsettled haul of that subject, locked. Raises Refused (nothing-to-resolve, haul-busy)."""
+    """The unsettled haul of that subject, locked. Raises Refused (nothing-to-resolve, haul-busy, journal-damaged)."""
     for seen in journal.unsettled(journal.SOURCE):
         if means(seen, name):
             try:
@@ -214,6 +214,9 @@ def settle_all() -> list[str]:
         try:
             record = journal.take(seen.path)
         except (journal.Busy, FileNotFoundError):
+            continue
+        except PhaulError as error:
+            LOG.error("%s", error.sentence)
             continue
         try:
             if not record.settled:

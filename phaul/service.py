@@ -105,7 +105,10 @@ class Service:
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise Refused(f"The target carries {MAX_SESSIONS} hauls already: try again later.", code="too-many")
-            begun = Session(request, peer)
+            try:
+                begun = Session(request, peer)
+            except FileExistsError:
+                raise ProtocolError("The peer gave the name of another haul.") from None
             self._sessions[request.haul] = begun
         return begun
 
@@ -317,12 +320,14 @@ def _check(request: Check) -> Reply:
 def recover_all() -> bool:
     """Settle what earlier services left open, except what another process carries out; whether all went well."""
     well = True
-    for path in journal.all_of(journal.TARGET):
-        if journal.read(path).settled:
-            continue
+    for seen in journal.unsettled(journal.TARGET):
         try:
-            record = journal.take(path)
+            record = journal.take(seen.path)
         except (journal.Busy, FileNotFoundError):
+            continue
+        except PhaulError as error:
+            LOG.error("%s", error.sentence)
+            well = well and isinstance(error, journal.Damaged)  # which trying again would not mend
             continue
         try:
             session.recover(record)

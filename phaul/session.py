@@ -30,9 +30,13 @@ class Session:
         self.work = places.WORK / begin.haul
         self.logs = places.log_dir(begin.haul)
         self.log_handler = log.to_file(self.logs / "p.haul-service.log")
-        self.journal = journal.begin(
-            journal.TARGET, haul=begin.haul, haul_type=begin.haul_type, subject=begin.subject, peer=peer
-        )
+        try:
+            self.journal = journal.begin(
+                journal.TARGET, haul=begin.haul, haul_type=begin.haul_type, subject=begin.subject, peer=peer
+            )
+        except BaseException:
+            log.drop(self.log_handler)
+            raise
         self.trees: list[Path] = []
         self.channels: set[Connection] = set()
         self.seats = 0

@@ -6,6 +6,7 @@
 
     POINT   state=STATE      the journal has gone over to the state (begun, frozen, …), on disk
             push=KIND        an undo step of the kind is announced, on disk; its act has not begun
+            torn=N           half of the journal's N-th record is in its file
             phase=NAME       p.haul shows the phase
             before=, after=  MODULE:FUNCTION or MODULE:CLASS.METHOD is about to be called, or has returned
                              (with #N behind it: its N-th time; otherwise its first)
@@ -23,6 +24,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import json
 import os
 import runpy
 import shutil
@@ -112,10 +114,29 @@ def hook(point: str, act: Act) -> None:
         wrap(value, after=lambda *_: due())
     elif kind == "phase":
         wrap("phaul.display:Plain.phase", after=lambda _, name: name == value and due())
+    elif kind == "torn":
+        wrap("phaul.journal:Journal._write", before=torn(int(value), act))
     elif kind in ("state", "push"):
         wrap("phaul.journal:Journal._write", after=lambda _, record: tells(record, kind, value) and due())
     else:
         raise SystemExit(f"at_point.py: there is no point {point!r}")
+
+
+def torn(number: int, act: Act) -> Callable[[Any, dict[str, Any]], None]:
+    """The action where half of that record is in the file; where it comes back, so does the file."""
+    count = itertools.count(1)
+
+    def before(journal: Any, record: dict[str, Any]) -> None:
+        if next(count) != number:
+            return
+        data = json.dumps(record).encode() + b"\n"
+        whole = os.fstat(journal._fd).st_size
+        os.write(journal._fd, data[: len(data) // 2])
+        os.fsync(journal._fd)
+        act()
+        os.ftruncate(journal._fd, whole)
+
+    return before
 
 
 def nth(act: Act, number: int) -> Act:

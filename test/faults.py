@@ -216,12 +216,13 @@ def in_doubt(done: Done) -> str:
 
 
 def journals(host: Host) -> dict[str, str]:
-    """The state that each of the host's hauls has come to, by its journal's name."""
+    """The state that each of the host's hauls has come to, by its journal's name; a torn line says nothing."""
     found = {}
     lines = host.run("sh", "-c", f"cd {JOURNALS} && grep -H ^ * /dev/null", check=False).out.splitlines()
     for name, group in itertools.groupby(lines, lambda line: line.partition(":")[0]):
-        records = [json.loads(line.partition(":")[2]) for line in group]
-        found[name] = ["begun", *(record["state"] for record in records if "state" in record)][-1]
+        records = [json.loads(text) for line in group if (text := line.partition(":")[2]).endswith("}")]
+        if records:
+            found[name] = ["begun", *(record["state"] for record in records if "state" in record)][-1]
     return found
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import resource
+import os
+import resource as limits
+import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from phaul import journal, places
-from phaul.errors import HaulFailed
+from phaul import journal, places, resolve, service
 from phaul.journal import SOURCE, TARGET, Journal
 
 HAUL = "20260102-030405-0000000{}"
@@ -77,17 +80,139 @@ def test_whatever_is_torn_off_the_end_the_whole_lines_count() -> None:
 def test_a_full_disk_leaves_no_half_line() -> None:
     record = begin()
     record.advance(journal.FROZEN)
-    before, limits = seen(record), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (record.path.stat().st_size + 10, limits[1]))
+    before, allowed = seen(record), limits.getrlimit(limits.RLIMIT_FSIZE)
+    limits.setrlimit(limits.RLIMIT_FSIZE, (record.path.stat().st_size + 10, allowed[1]))
     try:
-        with pytest.raises(HaulFailed, match="No space left"):
+        with pytest.raises(journal.NotWritten, match="No space left"):
             record.advance(journal.COMMITTED)
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        limits.setrlimit(limits.RLIMIT_FSIZE, allowed)
     assert seen(record) == seen(journal.read(record.path)) == before
     record.advance(journal.UNDONE)
     assert journal.read(record.path).state == journal.UNDONE
     record.close()
+
+
+@pytest.fixture
+def small_disk(journals: Path) -> Iterator[Path]:
+    """The journals are on a file system of a few pages, which others have left one of."""
+    journals.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k,mode=700", "small", journals], check=True)
+    try:
+        yield journals
+    finally:
+        subprocess.run(["umount", "-l", journals], check=True)
+
+
+def fill(disk: Path) -> None:
+    with (disk / "of-others").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1024))
+
+
+def test_a_disk_that_is_full_leaves_the_journal_as_it_was(small_disk: Path) -> None:
+    record = begin()
+    record.push("pause", id="x")
+    fill(small_disk)
+    on_disk, before = record.path.read_bytes(), seen(record)
+    with pytest.raises(journal.NotWritten, match=r"\.source cannot be written: No space left on device\.") as caught:
+        record.push("more", text="y" * 8000)  # the last page takes half of it
+    assert (caught.value.code, caught.value.status) == ("journal", 7)
+    assert record.path.read_bytes() == on_disk and seen(record) == seen(journal.read(record.path)) == before
+    (small_disk / "of-others").unlink()
+    assert record.push("more", text="y" * 8000) == 1
+    assert seen(journal.read(record.path)) == seen(record)
+    record.close()
+
+
+def test_no_haul_begins_on_a_disk_that_is_full(small_disk: Path) -> None:
+    fill(small_disk)
+    descriptors = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(journal.NotWritten, match="No space left"):
+            begin()
+    assert os.listdir("/proc/self/fd") == descriptors
+    assert list(journal.all_of(SOURCE)) == []
+    (small_disk / "of-others").unlink()
+    begin().close()
+
+
+def test_a_disk_that_is_read_only(small_disk: Path) -> None:
+    for side in (SOURCE, TARGET):
+        begin(side).close()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for act in (lambda: begin(number=1), lambda: journal.take(journal.find(SOURCE, HAUL.format(0)))):
+        with pytest.raises(journal.NotWritten, match="Read-only file system"):
+            act()
+    assert resolve.settle_all() == [] and not service.recover_all()
+
+
+def test_what_is_closed_writes_nothing_though_another_file_has_its_descriptor(tmp_path: Path) -> None:
+    record = begin()
+    before = record.path.read_bytes()
+    record.close()
+    with (tmp_path / "another").open("wb") as another:
+        with pytest.raises(journal.NotWritten, match="Bad file descriptor"):
+            record.advance(journal.FROZEN)
+        another.flush()
+    assert (tmp_path / "another").read_bytes() == b"" and record.path.read_bytes() == before
+    assert record.state == journal.BEGUN
+
+
+WRONG = {
+    "zeros": b"\0" * 30,
+    "words": b"not a record at all",
+    "half of a record": b'{"state": "fro',
+    "a list": b"[]",
+    "a record of no kind": b'{"says": "nothing"}',
+    "an unknown state": b'{"state": "melted"}',
+    "an undo step without its kind": b'{"push": 1}',
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_line_in_the_middle_that_is_none(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It is as far as the line before says, and nobody carries it on."""
+    record = begin()
+    record.push("pause", id="x")
+    record.advance(journal.FROZEN)
+    record.close()
+    before = seen(record)
+    whole = record.path.read_bytes()
+    record.path.write_bytes(whole + WRONG[what] + b'\n{"state": "committed"}\n')
+    read = journal.read(record.path)
+    assert (seen(read), read.damaged) == (before, 4)
+    with pytest.raises(journal.Damaged, match=r"of the haul of web is damaged in line 4") as caught:
+        journal.take(record.path)
+    assert (caught.value.code, caught.value.status) == ("journal-damaged", 3)
+    assert record.path.read_bytes().startswith(whole + WRONG[what]), "what follows is kept for who looks at it"
+    assert [found.haul for found in journal.unsettled(SOURCE)] == [record.haul]
+    with pytest.raises(journal.Damaged):
+        resolve.of_subject("web")
+    with pytest.raises(journal.Damaged):
+        resolve.refuse_unsettled("web")
+    resolve.refuse_unsettled("another")
+    assert resolve.settle_all() == []
+    assert "is damaged in line 4" in caplog.text
+
+
+def test_a_first_line_that_is_none_is_told(journals: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for side in (SOURCE, TARGET):
+        record = begin(side)
+        record.advance(journal.FROZEN if side == SOURCE else journal.HELD)
+        record.close()
+        record.path.write_bytes(b"\0" + record.path.read_bytes()[1:])
+    assert resolve.settle_all() == [] and service.recover_all()
+    assert caplog.text.count("of a haul is damaged in line 1") == 2
+    assert len(list(journals.iterdir())) == 2
+
+
+def test_a_target_whose_head_was_torn_off_is_no_haul_to_settle() -> None:
+    record = begin(TARGET)
+    record.close()
+    record.path.write_bytes(record.path.read_bytes()[:20])
+    assert service.recover_all()
 
 
 def test_a_head_that_was_torn_off_is_no_haul() -> None:
@@ -176,8 +301,13 @@ def test_a_journal_that_is_not_there() -> None:
     assert list(journal.all_of(SOURCE)) == []
 
 
-def test_old_ones_go_but_never_one_that_is_open_or_not_wholly_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_ones_go_but_never_one_that_is_open_or_not_wholly_undone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(journal, "KEEP", 2)
+    monkeypatch.setattr(places, "LOGS", tmp_path / "log")
+    for number in range(6):
+        (places.log_dir(HAUL.format(number)) / "p.haul.log").touch()
     kept_open = begin(number=0)
     untidy = begin(number=1)
     untidy.push("left")
@@ -189,5 +319,6 @@ def test_old_ones_go_but_never_one_that_is_open_or_not_wholly_undone(monkeypatch
     numbers = sorted(int(path.stem[-1]) for path in journal.all_of(SOURCE))
     assert numbers == [0, 1, 3, 4, 5]
     assert [path.stem[-1] for path in journal.all_of(SOURCE)] == ["5", "4", "3", "1", "0"]
+    assert sorted(path.name[-1] for path in places.LOGS.iterdir()) == ["0", "1", "3", "4", "5"], "as the journals"
     for record in (kept_open, untidy, last):
         record.close()
