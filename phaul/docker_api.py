@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -51,11 +52,14 @@ class Engine:
     @functools.cached_property
     def api(self) -> Any:
         try:
-            return docker.APIClient(base_url=SOCKET, timeout=self._timeout, version="auto")
+            client = docker.APIClient(base_url=SOCKET, timeout=self._timeout, version="auto")
         except (DockerException, requests.exceptions.RequestException, OSError) as error:
             raise Refused(
                 f"No Docker engine answers at {SOCKET[7:]} on this host: start it. ({error})", code="engine-down"
             ) from None
+        # A client refers to itself: left to the collector, its sockets would stay open for many a haul.
+        weakref.finalize(self, client.close)
+        return client
 
     @_told
     def info(self) -> Json:

@@ -73,9 +73,12 @@ class Starting:
 
     def __init__(self, container: str) -> None:
         self.container = container
-        self.error: PhaulError | None = None
-        self._ended, self._end = os.pipe()
-        self._events = os.open(pending_dir(container) / "events", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.error = ""  # the engine's sentence: the exception would hold this object, and its descriptors
+        ended, self._end = os.pipe()
+        # As files: where the haul is off before it is held, they go with this object.
+        self._ended = open(ended, "rb", buffering=0)
+        events = os.open(pending_dir(container) / "events", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._events = open(events, "rb", buffering=0)
         self._thread = threading.Thread(target=self._start, name=f"start-{container[:12]}", daemon=True)
 
     def until_poised(self) -> None:
@@ -97,29 +100,29 @@ class Starting:
             self._await(b"held\n", RESTORE_SECONDS)
         finally:
             log_marks(self.container)
-            os.close(self._events)
+            self._events.close()
+            self._ended.close()
         return int((pending_dir(self.container) / "restored").read_text())
 
     def _await(self, word: bytes, timeout: float) -> None:
         ready, _, _ = select.select([self._events, self._ended], [], [], timeout)
-        if self._events not in ready or os.read(self._events, len(word)) != word:
+        if self._events not in ready or self._events.read(len(word)) != word:
             raise self._failure(pending_dir(self.container))
 
     def _start(self) -> None:
         try:
             Engine(timeout=RESTORE_SECONDS).start(self.container)
         except PhaulError as error:
-            self.error = error
+            self.error = error.sentence
         finally:
             os.close(self._end)
 
     def _failure(self, pending: Path) -> HaulFailed:
         document = json.loads((pending / "restore.json").read_text())
         line = criu_log.deciding_line(Path(document["work"]) / "restore.log")
-        words = line or (self.error.sentence if self.error else "") or "no reason was given in time"
+        words = line or self.error or "no reason was given in time"
         sentence, said = diagnosis.told("CRIU could not restore the container", words)
-        detail = self.error.sentence if self.error else ""
-        return HaulFailed(sentence, code="restore", detail=f"{said}\n{detail}".strip())
+        return HaulFailed(sentence, code="restore", detail=f"{said}\n{self.error}".strip())
 
 
 def log_marks(container: str, *, skip: int = 0) -> None:

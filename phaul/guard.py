@@ -53,7 +53,7 @@ def main() -> None:
     from phaul import log, places, resolve, service
 
     log.setup(verbosity=0, stream=False)
-    log.to_file(places.LOGS / "guard.log")
+    log.to_file(places.LOGS / "guard.log", most=log.MOST)
     if sys.argv[1] == "target":
         service.recover_all()
     else:

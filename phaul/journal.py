@@ -82,7 +82,7 @@ class Damaged(Refused):
     def __init__(self, record: Journal) -> None:
         what = f"the haul of {record.subject}" if record.head else "a haul"
         super().__init__(
-            f"The journal {record.path} of {what} is damaged in line {record.damaged}, so nobody knows how far it came: "
+            f"The journal {record.path} of {what} is damaged in line {record.damaged}: nobody knows how far it came; "
             "see which of its copies is to live, on both hosts, and move the file away."
         )
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(threadName)s %(name)s: %(message)s"
+MOST = 8 << 20
 ROOT = logging.getLogger("phaul")
 
 
@@ -36,10 +38,13 @@ def setup(*, verbosity: int, stream: bool = True) -> None:
         ROOT.addHandler(handler)
 
 
-def to_file(path: Path) -> logging.Handler:
-    """Everything into the file as well, from now on; the caller may remove the handler again."""
+def to_file(path: Path, *, most: int = 0) -> logging.Handler:
+    """Everything into the file as well, from now on; the caller may remove the handler again.
+
+    Of a file that is always written to `most` bytes are kept, and as much before that in `path`.1; 0: all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handler = logging.FileHandler(path)
+    handler = RotatingFileHandler(path, maxBytes=most, backupCount=1)
     path.chmod(0o600)
     handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     ROOT.addHandler(handler)

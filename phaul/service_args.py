@@ -88,7 +88,7 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.to_file(places.LOGS / "p.haul-service.log")
+    log.to_file(places.LOGS / "p.haul-service.log", most=log.MOST)
     service.recover_all()
     if not options.unix:  # started on demand, it has no time for that: somebody waits
         _say_what_lacks()

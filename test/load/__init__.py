@@ -1,0 +1,1 @@
+"""Many hauls, at once and in a row, and what they leave behind."""

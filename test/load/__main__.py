@@ -1,0 +1,84 @@
+"""test/load/run: many hauls at once, many in a row, and what an idle service costs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import re
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from lab import Host, Lab, LabError
+
+from . import bed, crowd, idle, report, rounds
+
+OUT = Path(__file__).parent / "results"
+EVERY, SINCE = 20, 40
+PARTS = ("crowd", "rounds", "idle")
+VERSIONS = {"CRIU": ("criu", "--version"), "Docker": ("docker", "version", "--format", "{{.Server.Version}}")}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="test/load/run", description=__doc__)
+    top.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    top.add_argument("--at-once", type=int, default=20, metavar="N", help="containers hauled at once (default: 20)")
+    top.add_argument("--others", type=int, default=20, metavar="N", help="containers that stay on each host")
+    top.add_argument("--hauls", type=int, default=200, metavar="N", help="hauls in a row (default: 200)")
+    top.add_argument("--idle", type=float, default=60, metavar="S", help="seconds of an idle service (default: 60)")
+    top.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="where result.md and result.json go")
+    return top
+
+
+def main(words: Sequence[str]) -> int:
+    options = parser().parse_args(words)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, give_up)
+    try:
+        with Lab.up(f"load-{os.getpid()}") as lab, bed.made_of(lab) as made:
+            found = measured(made, options)
+    except LabError as error:
+        print(f"load: {error}", file=sys.stderr)
+        return 1
+    report.save(found, options.out)
+    print(f"\n{report.markdown(found)}\nWritten to {options.out}")
+    return 1 if found.rounds and found.rounds.grows(found.since) else 0
+
+
+def measured(made: bed.Bed, options: argparse.Namespace) -> report.Load:
+    """The idle service first: nothing was asked of it yet."""
+    since = min(SINCE, options.hauls // 2)
+    return report.Load(
+        machine=machine(made.a),
+        idle=idle.watch(made, options.idle) if "idle" in options.only else None,
+        crowd=crowd.move(made, options.at_once, options.others) if "crowd" in options.only else None,
+        rounds=rounds.run(made, options.hauls, min(EVERY, options.hauls // 3), tell)
+        if "rounds" in options.only
+        else None,
+        since=since,
+    )
+
+
+def tell(line: str) -> None:
+    print(line, flush=True)
+
+
+def machine(host: Host) -> dict[str, str]:
+    """What it was measured on."""
+    facts = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "Linux": platform.release()}
+    for name, command in VERSIONS.items():
+        found = re.search(r"\d[\w.+~-]*", host.run(*command, check=False).out)
+        facts[name] = found[0] if found else "?"
+    return {**facts, "processors": f"{os.cpu_count()}"}
+
+
+def give_up(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
