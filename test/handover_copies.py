@@ -91,6 +91,8 @@ class Source:
         record.push("freeze")
         act("s:freeze", unless=())
 
+    def stands_still(self) -> None: ...
+
     def dump(self, *_: Any, **__: Any) -> htype.Dumped:
         return htype.Dumped({}, Expectation())
 
@@ -126,11 +128,14 @@ class Target:
         return []
 
     def ready(self) -> None:
-        if last("t", "") != "t:hold":
+        if not is_held():
             raise HaulFailed("It is not held.", code="not-held")
 
     @staticmethod
     def release(_: dict[str, Any]) -> None:
+        with alone():
+            if last("t", "") == "t:hold" and not is_held():
+                raise HaulFailed("It is not held.", code="not-held")
         act("t:run", unless=("t:run", "t:gone"))
 
     @staticmethod
@@ -146,6 +151,11 @@ class Target:
 
 
 DRIVER = htype.Driver("play", ABLE, Source, Target, lambda _: None)
+
+
+def is_held() -> bool:
+    """Whether who is to hold the target's copy until it is released lives."""
+    return last("t", "") == "t:hold" and not (Place.top / "unheld").exists()
 
 
 # The memory

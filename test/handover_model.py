@@ -214,9 +214,11 @@ def acting(s: State, rules: Rules) -> Found:
         yield Step("T:held", False, answer(s._replace(t_journal=HELD), "ok"))
     elif what == "run":
         name = "" if s.t_copy == RUNS else "t:run"
-        yield Step(
-            name, False, s._replace(t_copy=RUNS, act=(owner, "settle" if rules.running_first else "late", asked))
-        )
+        then = "settle" if rules.running_first else "late"
+        yield Step(name, False, s._replace(t_copy=RUNS, act=(owner, then, asked)))
+        if s.faults and s.t_copy == HELD and s.t_journal == RUNNING:
+            # Who held them has died this very moment: they have not run.
+            yield Step("", True, s._replace(back=True, act=(owner, "gone", asked), faults=s.faults - 1))
     elif what == "late":
         yield Step("T:running", False, s._replace(t_journal=RUNNING, act=(owner, "settle", asked)))
     elif what == "settle":
@@ -264,7 +266,9 @@ def target(s: State, rules: Rules) -> Found:
                 yield from request(s._replace(net=tuple(rest)), message[0], rules)
     open_ = s.t_journal not in (NONE, *SETTLED)
     if s.session and open_:
-        if s.t_journal == RUNNING and s.memory != MISSING:
+        if s.back:
+            yield Step("", False, s._replace(act=(SERVICE, "gone", "")))
+        elif s.t_journal == RUNNING and s.memory != MISSING:
             yield from settling(s, SERVICE)
         elif not s.seat and (s.t_journal != RUNNING or not rules.released_stays):
             yield Step("", False, s._replace(act=(SERVICE, "gone", "")))
@@ -283,7 +287,7 @@ def recovering(s: State, owner: str, asked: str, rules: Rules) -> Found:
     """What a service that is gone has left."""
     if not rules.recovers:
         yield from [Step("", False, answer(s._replace(act=(owner, "", asked)), s.t_journal))] * bool(asked)
-    elif s.t_journal in (BEGUN, HELD) or not rules.released_stays:
+    elif s.t_journal in (BEGUN, HELD) or s.back or not rules.released_stays:
         yield Step("", False, s._replace(act=(owner, "gone" if rules.gone_first else "word", asked)))
     elif s.t_copy == HELD or asked:
         yield Step("", False, s._replace(act=(owner, "run", asked)))
@@ -322,6 +326,8 @@ def releasing(s: State, *, here: bool, rules: Rules) -> Found:
         if s.faults:
             # What is not ready to be released is given up.
             yield Step("", True, s._replace(act=(SERVICE, "gone", "release"), faults=s.faults - 1))
+    elif here and s.back and s.t_journal == RUNNING:
+        yield Step("", False, s._replace(act=(SERVICE, "gone", "release")))
     elif here and s.t_journal in (RUNNING, DONE):
         yield Step("", False, answer(s, s.t_journal))
     else:
@@ -337,7 +343,14 @@ def telling(s: State, kind: str, rules: Rules) -> Found:
     if kind == "discard" and s.session and s.t_journal in (BEGUN, HELD):
         yield Step("", False, s._replace(act=(SERVICE, "gone", "")))
     else:
-        yield Step("", False, answer(s, s.t_journal))
+        yield Step("", False, answer(s, told(s)))
+
+
+def told(s: State) -> str:
+    """The journal's state, as the source is to understand it."""
+    if s.back and s.t_journal == RUNNING:
+        return HELD if s.t_copy == HELD else UNDONE
+    return s.t_journal
 
 
 # What breaks

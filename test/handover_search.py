@@ -44,9 +44,13 @@ def wrong(s: State) -> str:
     return next((name for name, is_so in broken.items() if is_so), "")
 
 
+OPEN = (BEGUN, HELD, RUNNING, DONE)
+
+
 def wrong_step(s: State, name: str) -> str:
     """Which promise the step breaks, or ""."""
-    if name == "s:thaw" and s.s_journal == COMMITTED and s.t_journal in (BEGUN, HELD, RUNNING, DONE):
+    taken_back = s.back and s.t_copy == NONE
+    if name == "s:thaw" and s.s_journal == COMMITTED and s.t_journal in OPEN and not taken_back:
         return "thawed after COMMIT without the target's word"
     if name == "t:gone" and s.t_copy == RUNS and s.memory != DEAD:
         return "what ran was undone"

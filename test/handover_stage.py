@@ -143,12 +143,14 @@ def is_called(role: str, *, again: bool = False) -> None:
 
 
 def strike(victims: list[str]) -> None:
-    """One after another: killed, the source's connections "cut", the "pager" dead."""
+    """One after another: killed; the source's connections "cut"; "pager" or "holder" of the target dead."""
     with alone():
         for victim in victims:
             if victim == "cut":
                 for link in Way.links:
                     link.close()
+            elif victim == "holder":
+                (Place.top / "unheld").touch()
             elif victim == "pager":
                 if memory() == "missing" and last("t", "") in ("t:hold", "t:run"):
                     happens("kill:pager")

@@ -54,6 +54,7 @@ class State(NamedTuple):
     seat: bool = False  # a connection speaks of the haul, as the target sees it
     t_guard: str = WAITS
     act: tuple[str, str, str] = ("", "", "")  # at the target: who is at what, and which request is answered then
+    back: bool = False  # what was to be released had nobody who held it, and is taken back
     memory: str = MISSING
     post: bool = False  # released while memory is missing
     net: tuple[tuple[str, ...], ...] = ()

@@ -80,6 +80,18 @@ TOLD: dict[str, tuple[Play, list[str]]] = {
         Play("postcopy", strikes={"target": (("after=handover_copies:act#2", ("pager",)),)}),
         ["t:run", "kill:pager", "t:gone", "T:lost"],
     ),
+    "who holds it, before the release": (
+        Play(strikes={"target": ((state("held"), ("holder",)),)}),
+        ["T:held", "s:thaw", "S:undone"],
+    ),
+    "who holds it, as the release is written down": (
+        Play(strikes={"target": ((state("running"), ("holder",)),)}),
+        ["S:committed", "T:running", "t:gone", "T:undone", "s:thaw", "S:undone"],
+    ),
+    "who holds it, and the service, as the release is written down": (
+        Play(strikes={"target": ((state("running"), ("holder", "target")),)}),
+        ["S:committed", "T:running", "kill:target", "t:gone", "T:undone", "s:thaw", "S:undone"],
+    ),
     "the link, committed": (
         Play(grace=60, strikes={"source": ((state("committed"), ("cut",)),)}),
         ["S:committed", "T:running", "t:run", "s:end", "S:done"],
@@ -143,7 +155,7 @@ def strikes(role: str, victims: list[str]) -> st.SearchStrategy[tuple[Strike, ..
 
 
 SOURCE = strikes("source", ["source-guard", "target-guard", "target", "cut"])
-TARGET = strikes("target", ["source-guard", "source", "target-guard", "pager"])
+TARGET = strikes("target", ["source-guard", "source", "target-guard", "pager", "holder"])
 PLAYS = st.builds(
     Play,
     mode=st.sampled_from(["auto", "postcopy"]),

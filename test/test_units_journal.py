@@ -233,7 +233,14 @@ PATHS[TARGET]["done"], PATHS[TARGET]["undone"] = ["held", "running", "done"], ["
 ALLOWED = {
     SOURCE: {("begun", "frozen"), ("frozen", "committed"), ("committed", "done")}
     | {(state, "undone") for state in ("begun", "frozen", "committed")},
-    TARGET: {("begun", "held"), ("held", "running"), ("running", "done"), ("begun", "undone"), ("held", "undone")},
+    TARGET: {
+        ("begun", "held"),
+        ("held", "running"),
+        ("running", "done"),
+        ("running", "undone"),
+        ("begun", "undone"),
+        ("held", "undone"),
+    },
 }
 STEPS = [(side, *step) for side in (SOURCE, TARGET) for step in itertools.product(PATHS[side], repeat=2)]
 
