@@ -227,8 +227,8 @@ def state_of(record: journal.Journal) -> StateIs:
     if state == journal.RUNNING and record.head.get("taking_back"):
         state = journal.UNDONE if record.head.get("taken_back") else journal.HELD
     seen = StateIs(state=state, subject=str(record.head.get("container", "")))
-    seen.lost = record.state == journal.LOST
-    if state in (journal.HELD, journal.RUNNING):
+    seen.lost = journal.LOST in (record.state, record.head.get("ends_as"))
+    if state in (journal.HELD, journal.RUNNING) and not record.head.get("ends_as"):
         try:
             seen.missing = missing_memory(record)
         except HaulFailed:
@@ -275,6 +275,8 @@ def undo_all(record: journal.Journal, driver: htype.Driver) -> None:
 
 def let_run(record: journal.Journal, driver: htype.Driver) -> None:
     """Carry out a release that is written, or take back what nobody holds and has not run. Raises PhaulError."""
+    if record.head.get("ends_as"):
+        return  # it has been carried out, and what would tell so may be gone
     try:
         if not record.head.get("taking_back"):
             driver.target.release(record.head)
@@ -305,21 +307,34 @@ def settle_released(record: journal.Journal, driver: htype.Driver) -> None:
     if record.head.get("taken_back"):
         undo_all(record, driver)
         return
-    seen = state_of(record)
-    if seen.lost:
+    end = _end_of(record)
+    if not end:
+        return
+    if end == journal.LOST:
         driver.target.kill(record.head)
         LOG.error("haul %s: memory of its tasks is lost: they were ended", record.haul)
-    elif not seen.missing:
-        driver.target.settle(record.head)
     else:
-        return
+        driver.target.settle(record.head)
     for step in record.steps:
         if step.kind == "work":
             _wipe_work(str(step.args["path"]))
         elif step.kind == "pages":
             pages_target.leave(record.haul)
         record.forget(step.number)
-    record.advance(journal.LOST if seen.lost else journal.DONE)
+    record.advance(end)
+
+
+def _end_of(record: journal.Journal) -> str:
+    """DONE where all memory is there, LOST where it will not come; "" as long as it may.
+
+    On record before anything is settled: the pager is gone then, and cannot be asked again.
+    """
+    if not record.head.get("ends_as"):
+        seen = state_of(record)
+        if seen.missing and not seen.lost:
+            return ""
+        record.note(ends_as=journal.LOST if seen.lost else journal.DONE)
+    return str(record.head["ends_as"])
 
 
 def recover(record: journal.Journal) -> None:

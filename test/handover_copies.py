@@ -172,7 +172,7 @@ def missing(_: str, *, patience: float = 0.0) -> int:
     with alone():
         if memory() == "missing" and is_served():
             (Place.top / "memory").write_text("all")
-        if memory() == "dead":
+        if memory() in ("dead", "left"):
             raise HaulFailed("The pager is dead.", code="pages")
         return 0 if memory() == "all" else 4096
 
@@ -182,6 +182,12 @@ def is_served() -> bool:
         pid = int((Place.top / "served").read_text())
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
+
+
+def leave(_: str) -> None:
+    """As pages_target.leave: nobody can be asked of the memory any more."""
+    with alone():
+        (Place.top / "memory").write_text("left")
 
 
 class Serving:

@@ -231,11 +231,12 @@ def acting(s: State, rules: Rules) -> Found:
     elif what == "word":
         yield Step("T:undone", False, answer(s._replace(t_journal=UNDONE), UNDONE)._replace(act=(owner, "gone", "")))
     elif what == "ended":
-        yield Step("" if s.t_copy == ENDED else "t:gone", False, s._replace(t_copy=ENDED, act=(owner, "lost", asked)))
-    elif what == "lost":
-        yield Step("T:lost", False, answer(s._replace(t_journal=LOST), LOST))
-    elif what == "done":
-        yield Step("T:done", False, answer(s._replace(t_journal=DONE), DONE))
+        name = "" if s.t_copy == ENDED else "t:gone"
+        yield Step(name, False, s._replace(t_copy=ENDED, act=(owner, "leave-lost", asked)))
+    elif what.startswith("leave"):
+        yield from leaving(s, rules)
+    elif what in (LOST, DONE):
+        yield Step(f"T:{what}", False, answer(s._replace(t_journal=what), what))
 
 
 def answer(s: State, said: str) -> State:
@@ -252,8 +253,15 @@ def answer(s: State, said: str) -> State:
 
 def settling(s: State, owner: str) -> Found:
     """What was released is settled once no memory is missing."""
-    then = {ALL: "done", DEAD: "ended"}.get(s.memory)
+    then = {ALL: "leave-done", DEAD: "ended"}.get(s.memory)
     yield Step("", False, s._replace(act=(owner, then, "")) if then else s)
+
+
+def leaving(s: State, rules: Rules) -> Found:
+    """The pager goes, which alone knows of the memory; without a record of what it was, that looks like the other."""
+    owner, what, asked = s.act
+    memory = s.memory if rules.end_first else {ALL: DEAD, DEAD: ALL}[s.memory]
+    yield Step("", False, s._replace(memory=memory, act=(owner, what.removeprefix("leave-"), asked)))
 
 
 def target(s: State, rules: Rules) -> Found:
@@ -385,11 +393,7 @@ def faults(s: State) -> Found:
 
 def dead(s: State) -> State:
     """The service is killed."""
-    return s._replace(
-        up=False,
-        session=False,
-        seat=False,
-        t_guard=DUE if s.t_guard == WAITS else s.t_guard,
-        act=IDLE if s.act[0] == SERVICE else s.act,
-        net=tuple(message for message in s.net if message[0] == "answer"),
-    )
+    guard = DUE if s.t_guard == WAITS else s.t_guard
+    act = IDLE if s.act[0] == SERVICE else s.act
+    said = tuple(message for message in s.net if message[0] == "answer")
+    return s._replace(up=False, session=False, seat=False, t_guard=guard, act=act, net=said)

@@ -26,7 +26,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT), str(PROJECT / "test")]
 
 import at_point  # noqa: E402
-from handover_copies import ABLE, DRIVER, NAME, Place, Serving, Source, alone, happens, last, memory, missing  # noqa: E402
+from handover_copies import ABLE, DRIVER, NAME, Place, Serving, Source, alone, happens, last, leave, memory, missing  # noqa: E402
 
 from phaul import guard, htype, iters, journal, log, pages_target, places, resolve, service, service_args  # noqa: E402
 from phaul.connection import Connection, greet  # noqa: E402
@@ -197,7 +197,8 @@ def stand_in() -> None:
     resolve.targets.reach = lambda *_, **__: Way()
     resolve.PATIENCE_SECONDS, service_args.LOOK_SECONDS = PATIENCE_S, SETTLE_S
     pages_target.missing = missing
-    for name in ("start", "await_startable", "leave", "stop"):
+    pages_target.leave = leave
+    for name in ("start", "await_startable", "stop"):
         setattr(pages_target, name, lambda *_, **__: None)
     # The service would settle the source's journals too, which are in the same directory here.
     service_args._settle_source = lambda: None

@@ -32,6 +32,7 @@ class Rules:
     kept: bool = True  # what the target has given up stays on record there
     recovers: bool = True  # a service settles what one before it has left
     resolves: bool = True  # p.haul --resolve takes up what its p.haul has left
+    end_first: bool = True  # whether memory is whole or lost is on disk before the pager goes, which knows it
     lost_is_told: bool = True  # that memory was lost is not taken for an end that was good
     force: bool = False
 

@@ -36,6 +36,7 @@ def state(name: str) -> str:
 
 
 WHOLE = ["T:begun", "s:freeze", "S:frozen", "t:hold", "T:held", "S:committed", "T:running", "t:run"]
+PAGER_DIES: Strike = ("after=handover_copies:act#2", ("pager",))
 # What is struck when, and all that it must come to, in this order.
 TOLD: dict[str, tuple[Play, list[str]]] = {
     "nothing": (Play(), [*WHOLE, "s:end", "S:done"]),
@@ -77,7 +78,7 @@ TOLD: dict[str, tuple[Play, list[str]]] = {
         ["T:held", "kill:pager", "s:thaw", "S:undone", "T:undone"],
     ),
     "the pager, after the release": (
-        Play("postcopy", strikes={"target": (("after=handover_copies:act#2", ("pager",)),)}),
+        Play("postcopy", strikes={"target": (PAGER_DIES,)}),
         ["t:run", "kill:pager", "t:gone", "T:lost"],
     ),
     "who holds it, before the release": (
@@ -91,6 +92,14 @@ TOLD: dict[str, tuple[Play, list[str]]] = {
     "who holds it, and the service, as the release is written down": (
         Play(strikes={"target": ((state("running"), ("holder", "target")),)}),
         ["S:committed", "T:running", "kill:target", "t:gone", "T:undone", "s:thaw", "S:undone"],
+    ),
+    "the service, the pager gone": (
+        Play(strikes={"target": (("after=phaul.pages_target:leave", ("target-guard", "target")),)}),
+        ["t:run", "kill:target", "start:target", "T:done"],
+    ),
+    "the service, the pager of tasks that were lost gone": (
+        Play("postcopy", strikes={"target": (PAGER_DIES, ("after=phaul.pages_target:leave", ("target",)))}),
+        ["t:run", "kill:pager", "t:gone", "kill:target", "T:lost"],
     ),
     "the link, committed": (
         Play(grace=60, strikes={"source": ((state("committed"), ("cut",)),)}),

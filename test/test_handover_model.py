@@ -49,6 +49,7 @@ def test_its_journals_go_where_those_of_the_code_may_go(explored: Explored) -> N
         ("kept", {"nothing leads on from here", "thawed after COMMIT without the target's word"}),
         ("recovers", {"both copies are gone"}),
         ("resolves", {"nothing leads on from here"}),
+        ("end_first", {"both copies are gone", "what ran was undone", "it waits for memory that is gone"}),
         ("lost_is_told", {"both copies are gone"}),
     ],
 )

@@ -51,15 +51,13 @@ def main(words: Sequence[str]) -> int:
 
 def measured(made: bed.Bed, options: argparse.Namespace) -> report.Load:
     """The idle service first: nothing was asked of it yet."""
-    since = min(SINCE, options.hauls // 2)
+    only, every = options.only, min(EVERY, options.hauls // 3)
     return report.Load(
         machine=machine(made.a),
-        idle=idle.watch(made, options.idle) if "idle" in options.only else None,
-        crowd=crowd.move(made, options.at_once, options.others) if "crowd" in options.only else None,
-        rounds=rounds.run(made, options.hauls, min(EVERY, options.hauls // 3), tell)
-        if "rounds" in options.only
-        else None,
-        since=since,
+        idle=idle.watch(made, options.idle) if "idle" in only else None,
+        rounds=rounds.run(made, options.hauls, every, tell) if "rounds" in only else None,
+        crowd=crowd.move(made, options.at_once, options.others) if "crowd" in only else None,
+        since=min(SINCE, options.hauls // 2),
     )
 
 

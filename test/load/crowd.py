@@ -13,6 +13,8 @@ from lab.host import kill_group
 
 from .bed import HAUL_S, Bed, complete, counters
 
+CLEAR_S = 900
+
 
 @dataclass(frozen=True)
 class Crowd:
@@ -47,7 +49,7 @@ def move(bed: Bed, count: int, others: int) -> Crowd:
         return Crowd(count, others, seconds, downtimes)
     finally:
         for host in bed.lab.hosts:
-            host.run("sh", "-c", "docker ps -aq | xargs -r docker rm -f", timeout=HAUL_S)
+            host.run("sh", "-c", "docker ps -aq | xargs -rn 1 -P 4 docker rm -f", timeout=CLEAR_S)
 
 
 def every_one(bed: Bed, names: list[str]) -> None:
