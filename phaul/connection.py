@@ -7,6 +7,7 @@ same protocol find out before anything else is said.
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -98,7 +99,7 @@ def welcome(
     The peer is told why. Raises ProtocolError where it speaks another protocol, what `check` raised, LinkLost.
     """
     connection = Connection(link)
-    hello = connection.recv(messages_pb2.Hello, timeout=HELLO_S)
+    hello = _hello(connection)
     reply = messages_pb2.HelloReply(protocol=PROTOCOL, version=VERSION)
     try:
         if hello.protocol != PROTOCOL:
@@ -113,6 +114,17 @@ def welcome(
         raise
     connection.send(reply, timeout=HELLO_S)
     return connection, hello
+
+
+def _hello(connection: Connection) -> messages_pb2.Hello:
+    """All of it within HELLO_S: a byte now and then does not keep a connection open."""
+    late = threading.Timer(HELLO_S, connection.close)
+    late.daemon = True
+    late.start()
+    try:
+        return connection.recv(messages_pb2.Hello, timeout=HELLO_S)
+    finally:
+        late.cancel()
 
 
 def _unpacker(link: Link, hello: messages_pb2.Hello) -> codec.Unpacker:
@@ -156,7 +168,8 @@ def raise_failure(failure: messages_pb2.Failure) -> NoReturn:
     """Raise what the peer reported: Blocked where it names blockers, else what its status stands for."""
     if failure.blockers:
         raise Blocked(tuple(map(finding_of, failure.blockers)))
-    raise from_peer(failure.sentence, failure.code, failure.status, failure.detail)
+    detail = "\n".join(map(printable, failure.detail.splitlines()))
+    raise from_peer(printable(failure.sentence), printable(failure.code), failure.status, detail)
 
 
 def _mismatch(peer: str, protocol: int, version: str) -> ProtocolError:

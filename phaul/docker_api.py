@@ -31,6 +31,10 @@ def _told(call: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(call)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        for arg in args:
+            if isinstance(arg, str) and {".", ".."} & set(arg.split("/")):
+                # In the path of a request it would stand for another object.
+                raise HaulFailed(f"{arg[:60]!r} is no name of anything in Docker.", code="bad-name")
         try:
             return call(*args, **kwargs)
         except NotFound as error:

@@ -115,10 +115,14 @@ def binds(inspect: Json) -> list[Json]:
 
 def is_anonymous(inspect: Json, volume: Json) -> bool:
     """Whether nobody named the volume: the target's engine then makes one of its own."""
-    host = inspect["HostConfig"]
-    named = {bind.split(":", 1)[0] for bind in host.get("Binds") or []}
-    named |= {mount.get("Source", "") for mount in host.get("Mounts") or [] if mount.get("Type") == "volume"}
-    return volume["Name"] not in named
+    return volume["Name"] not in named_volumes(inspect["HostConfig"])
+
+
+def named_volumes(host: Json) -> list[str]:
+    """The volumes that the container was told to have, by their names."""
+    named = [bind.split(":", 1)[0] for bind in host.get("Binds") or []]
+    named += [mount.get("Source") or "" for mount in host.get("Mounts") or [] if mount.get("Type") == "volume"]
+    return [name for name in named if name and not name.startswith("/")]
 
 
 def published(inspect: Json) -> list[tuple[str, str, int]]:

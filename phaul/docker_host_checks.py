@@ -116,6 +116,18 @@ def _confinement(info: Json, inspect: Json, source: dict[str, str], here: str) -
     return found
 
 
+def unconfined(info: Json, inspect: Json, source: dict[str, str], here: str) -> list[Blocker]:
+    """What the engine here confines containers by and the source's has not: tasks come as they are."""
+    there, was = security(info), set(source.get(SECURITY, "").split())
+    lax, found = set(inspect["HostConfig"].get("SecurityOpt") or []), []
+    for name, words in (("seccomp", "seccomp"), ("apparmor", "AppArmor")):
+        if name in there - was and not {f"{name}=unconfined", f"{name}:unconfined"} & lax:
+            reason = f"The container runs without {words}, by which the engine of {here} confines its own"
+            remedy = "start it anew there, or start p.haul-service there with --allow-privileged"
+            found.append(Blocker(name, reason, remedy, here))
+    return found
+
+
 def _profile(inspect: Json, here: str) -> list[Blocker]:
     profile = inspect.get("AppArmorProfile") or ""
     if profile in ("", "unconfined", "docker-default") or not APPARMOR.exists():

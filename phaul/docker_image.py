@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import re
 import tarfile
 from collections.abc import Iterator
 from typing import IO, Any
 
 from phaul.docker_api import Engine, NoSuch
+from phaul.errors import ProtocolError
 
 Json = dict[str, Any]
 CHUNK = 1 << 20
+MAX_INDEX = 4 << 20
+MEMBER = re.compile(r"blobs(/sha256(/[0-9a-f]{64})?)?|index\.json|manifest\.json|oci-layout")
+NAMING = ("index.json", "manifest.json")
+NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 CONFIG_FIELDS = ("Cmd", "Entrypoint", "Env", "ExposedPorts", "Labels", "StopSignal", "User", "Volumes", "WorkingDir")
 
 
@@ -121,3 +128,61 @@ def _padded(content: IO[bytes]) -> Iterator[bytes]:
         yield data
         total += len(data)
     yield b"\0" * (-total % tarfile.BLOCKSIZE)
+
+
+def untagged(stream: Iterator[bytes]) -> Iterator[bytes]:
+    """A `docker save` stream of an image by its id, as it came: it gives no image of this host another name.
+
+    Raises ProtocolError for a stream that would, and for what is none.
+    """
+    try:
+        source = tarfile.open(fileobj=io.BufferedReader(_Joined(stream), CHUNK), mode="r|")
+        for member in source:
+            yield from _checked(source, member)
+    except tarfile.TarError as error:
+        raise ProtocolError(f"The source sent an image that cannot be read: {error}.") from None
+    yield b"\0" * (2 * tarfile.BLOCKSIZE)
+
+
+def _checked(source: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes]:
+    """The member, under a head of our own: the engine reads what was looked at."""
+    if not MEMBER.fullmatch(member.name) or not (member.isreg() or member.isdir()):
+        raise ProtocolError(f"The source sent an image with {member.name[:80]!r} in it, which no image has.")
+    head = tarfile.TarInfo(member.name)
+    head.mode, head.type = (0o755, tarfile.DIRTYPE) if member.isdir() else (0o644, tarfile.REGTYPE)
+    content = source.extractfile(member) if member.isreg() else None
+    if not content:
+        yield head.tobuf(tarfile.PAX_FORMAT)
+        return
+    head.size = member.size
+    if member.name in NAMING:
+        if member.size > MAX_INDEX:
+            raise ProtocolError(f"The source sent an image whose {member.name} is longer than {MAX_INDEX} bytes.")
+        told = content.read()
+        _must_name_nothing(member.name, told)
+        content = io.BytesIO(told)
+    yield head.tobuf(tarfile.PAX_FORMAT)
+    yield from _padded(content)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> Json:
+    """The engine reads names in any case, and takes the last of several."""
+    found = {name.lower(): value for name, value in pairs}
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+def _must_name_nothing(member: str, told: bytes) -> None:
+    """The names of images are in two places: manifest.json is Docker's own, index.json OCI's."""
+    try:
+        document: Any = json.loads(told, object_pairs_hook=_distinct)
+        if member == "index.json":
+            noted = [entry.get("annotations") or {} for entry in document["manifests"]]
+            names = [notes[name] for notes in noted for name in NAMES if name in notes]
+        else:
+            names = [tag for entry in document for tag in entry.get("repotags") or []]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError(f"The source sent an image whose {member} is none: {error!r}.") from None
+    if names:
+        raise ProtocolError(f"The source sent an image that would be called {str(names[0])[:80]} here.")

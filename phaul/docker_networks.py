@@ -185,7 +185,7 @@ def early_commands(ends: Iterable[Endpoint]) -> str:
     A bridge, since every engine has it; not the loopback, where the whole subnet would be local, and a socket
     would answer itself. Raises ValueError for what is no address.
     """
-    addresses = [ipaddress.ip_interface(address) for end in ends for address in end.addresses]
+    addresses = [_plain(address) for end in ends for address in end.addresses]
     lines = [f"link add {EARLY} type bridge", f"link set {EARLY} up"]
     lines += [f"address add {address} dev {EARLY}{' nodad' * (address.version == 6)}" for address in addresses]
     versions = {address.version for address in addresses}
@@ -193,3 +193,10 @@ def early_commands(ends: Iterable[Endpoint]) -> str:
         f"route add {default} dev {EARLY}" for version, default in ((4, "0/0"), (6, "::/0")) if version in versions
     ]
     return "\n".join(lines) + "\n"
+
+
+def _plain(address: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface:
+    """Without a scope, which is free text: lines of it would be commands."""
+    if "%" in address:
+        raise ValueError(f"{address!r} has a scope")
+    return ipaddress.ip_interface(address)

@@ -2,8 +2,8 @@
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
 {images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
-criu.conf, cgroup (that which hold.sh froze), and, for hold.sh to carry out in the new network namespace, rules and
-early.
+bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), and, for hold.sh
+to carry out in the new network namespace, rules and early.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ import struct
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
 LOG = logging.getLogger("phaul.docker")
+Json = dict[str, Any]
 HELD_MARKS = 5  # the runtime's marks until it holds the tasks
 WAIT, HOLD = "wait.sock", "hold.sock"
 SWITCHES = ["--file-locks", "--tcp-established"]
@@ -158,6 +160,12 @@ def speak(container: str, records: bytes) -> None:
         for stream, text in docker_logs.records(records):
             pipes[stream].write(text)
             pipes[stream].flush()
+
+
+def spec_of(container: str) -> Json:
+    """What the engine told the runtime of the container that it restores."""
+    spec: Json = json.loads((Path((pending_dir(container) / "bundle").read_text()) / "config.json").read_text())
+    return spec
 
 
 def was_released(container: str) -> bool:

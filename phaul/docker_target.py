@@ -13,12 +13,15 @@ from typing import Any
 
 from phaul import (
     docker_config,
+    docker_confined,
     docker_image,
     docker_logs,
+    docker_mount_checks,
     docker_network_checks,
     docker_restore,
     docker_rootfs,
     docker_target_checks,
+    docker_volumes,
     freezer,
     host_facts,
     net_ns,
@@ -26,10 +29,11 @@ from phaul import (
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_networks import CRIU_LINES, early_commands, endpoints, movable
-from phaul.errors import HaulFailed, PhaulError
+from phaul.errors import Blocked, Blocker, Finding, HaulFailed, PhaulError, ProtocolError
 from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
 from phaul.overview import Answer
+from phaul.policy import Policy
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
@@ -41,7 +45,8 @@ MAX_RECENT = 64 << 20  # bytes, which it holds in memory
 class DockerTarget:
     """One container that comes; every change is announced in the journal before it is made."""
 
-    def __init__(self, wanted: Json, journal: Journal) -> None:
+    def __init__(self, wanted: Json, journal: Journal, policy: Policy) -> None:
+        self.policy = policy
         self.engine = Engine(timeout=600)
         self.pulse = Engine(timeout=PULSE_SECONDS)
         self.wanted = wanted
@@ -53,22 +58,26 @@ class DockerTarget:
         self.runc = host_facts.runc_version()  # asked for before the freeze
 
     @staticmethod
-    def check(wanted: Json) -> Answer:
-        return docker_target_checks.check(wanted, platform.node())
+    def admit(wanted: Json, policy: Policy) -> list[Blocker]:
+        return docker_target_checks.refusals(Engine(), wanted, policy, platform.node())
+
+    @staticmethod
+    def check(wanted: Json, policy: Policy) -> Answer:
+        return docker_target_checks.check(wanted, policy, platform.node())
 
     def receive_image(self, chunks: Iterator[bytes]) -> None:
-        self.engine.load(chunks)
+        self.engine.load(docker_image.untagged(chunks))
         if not docker_image.here(self.engine, self.wanted["image"]):
             raise HaulFailed("The image that arrived is not the one that was announced.", code="image")
 
     def prepare(self) -> list[Path]:
         self._tag_image()
         self._look = docker_network_checks.look(self.engine, self.wanted, platform.node())
+        self._must_be_free()
         for network in self.wanted["networks"]:
             self._make_network(network)
-        for volume in docker_config.volumes(self.inspect):
-            if not docker_config.is_anonymous(self.inspect, volume):
-                self._make_volume(volume["Name"])
+        for name in docker_config.named_volumes(self.inspect["HostConfig"]):
+            self._make_volume(name)
         if self.wanted["copy_binds"]:
             for source, kind in self.wanted["binds"].items():
                 self._make_bind(Path(source), kind)
@@ -95,6 +104,16 @@ class DockerTarget:
                 return name
         return self._image_id()
 
+    def _must_be_free(self) -> None:
+        """Whoever has not asked for a check may find here what is others': it would be overwritten."""
+        here = platform.node()
+        found: list[Finding] = [*docker_volumes.taken(self.engine, self.wanted, here)]
+        found += docker_mount_checks.volumes_here(self.wanted, here)
+        if self.wanted["copy_binds"]:
+            found += [one for one in docker_mount_checks.binds_here(self.wanted, here) if one.blocks]
+        if found:
+            raise Blocked(tuple(found))
+
     def _make_network(self, network: Json) -> None:
         name = network["Name"]
         if name in {there["Name"] for there in self.engine.networks()}:
@@ -103,12 +122,10 @@ class DockerTarget:
         self.engine.make_network(docker_config.network_body(network, subnets=name not in self._look.fresh))
 
     def _make_volume(self, name: str) -> None:
-        try:
-            self.engine.volume(name)
-        except NoSuch:
+        if not docker_volumes.exists(self.engine, name):
             source = next(volume for volume in self.wanted["volumes"] if volume["Name"] == name)
             self.journal.push("volume", name=name)
-            self.engine.make_volume(name, source["Driver"], source["Options"], source["Labels"])
+            docker_volumes.make(self.engine, source)
 
     def _make_bind(self, path: Path, kind: str) -> None:
         if kind != "directory":
@@ -136,6 +153,7 @@ class DockerTarget:
         """
         names = self.wanted["devices"] if self.engine.names_devices else {}
         body = docker_config.create_body(self.inspect, self._image_reference(), fixed=fixed, names=names)
+        docker_target_checks.must_allow(self.engine, self.wanted, body, self.policy, platform.node())
         self.fixed = fixed
         try:
             return self.engine.create(passing, body)
@@ -149,12 +167,16 @@ class DockerTarget:
 
     def _trees(self) -> list[Path]:
         made = self.engine.inspect(self.container)
-        places_of = {mount["Destination"]: Path(mount["Source"]) for mount in made["Mounts"]}
-        trees = [docker_rootfs.upper_dir(made)]
-        trees += [places_of[volume["Destination"]] for volume in docker_config.volumes(self.inspect)]
+        places_of = {(mount["Type"], mount["Destination"]): Path(mount["Source"]) for mount in made["Mounts"]}
+        filled = [("volume", volume["Destination"]) for volume in docker_config.volumes(self.inspect)]
         if self.wanted["copy_binds"]:
-            trees += [Path(bind["Source"]) for bind in docker_config.binds(self.inspect)]
-        return trees
+            filled += [("bind", bind["Destination"]) for bind in docker_config.binds(self.inspect)]
+        for kind, inside in filled:
+            place = places_of.get((kind, inside))
+            # Of the bind mounts that it named it was seen that nothing is in them.
+            if place is None or (kind == "bind" and str(place) not in self.wanted["binds"]):
+                raise ProtocolError(f"The source would fill a {kind} at {inside[:80]!r}, where the container has none.")
+        return [docker_rootfs.upper_dir(made), *(places_of[mount] for mount in filled)]
 
     @cached_property
     def _root(self) -> str:
@@ -186,6 +208,8 @@ class DockerTarget:
             self.first = self.starting.until_held(self._network(options), recent=self.recent)
             self.journal.note(first=self.first)
             docker_network_checks.same_devices(self.first, self.wanted, self.fixed)
+            if not self.policy.privileged:
+                docker_confined.must_be_confined(self.pids(), docker_restore.spec_of(self.container))
         finally:
             with contextlib.suppress(OSError):  # none was written, or there is no room
                 shutil.copy2(images.parent / RESTORE_WORK / "restore.log", logs / "restore.log")

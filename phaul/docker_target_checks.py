@@ -17,12 +17,15 @@ from phaul import (
     docker_image,
     docker_mount_checks,
     docker_network_checks,
+    docker_policy,
     docker_rootfs,
+    docker_volumes,
     host_facts,
 )
 from phaul.docker_api import Engine, NoSuch
-from phaul.errors import Blocker, Finding, PhaulError
+from phaul.errors import Blocked, Blocker, Finding, PhaulError
 from phaul.overview import Answer
+from phaul.policy import Policy
 
 Json = dict[str, Any]
 
@@ -33,8 +36,10 @@ SPARE_BYTES = 64 << 20
 class Check:
     """One look at this host for one wanted container."""
 
-    def __init__(self, wanted: Json, hostname: str) -> None:
+    def __init__(self, wanted: Json, policy: Policy, hostname: str) -> None:
         self.engine = Engine()
+        self.refused = refusals(self.engine, wanted, policy, hostname)
+        self.policy = policy
         self.wanted = wanted
         self.inspect: Json = wanted["inspect"]
         self.here = hostname
@@ -44,13 +49,17 @@ class Check:
 
     def findings(self) -> list[Finding]:
         """Everything at once; `lacks` is filled as well."""
-        found: list[Finding] = [*host_facts.runc_blockers(self.here, self.runc), *self._engine()]
-        found += [*self._image(), *self._name(), *self._volumes()]
+        found: list[Finding] = [*self.refused, *host_facts.runc_blockers(self.here, self.runc), *self._engine()]
+        found += [*self._image(), *self._name()]
         found += docker_network_checks.look(self.engine, self.wanted, self.here).blockers
         found += self._ports()
-        found += docker_mount_checks.binds_here(self.wanted, self.here)
-        found += docker_mount_checks.volumes_here(self.wanted, self.here)
+        if not self.refused:  # who may not have a part of this host is not told what there is
+            found += docker_volumes.taken(self.engine, self.wanted, self.here)
+            found += docker_mount_checks.binds_here(self.wanted, self.here)
+            found += docker_mount_checks.volumes_here(self.wanted, self.here)
         found += [*docker_host_checks.of_engine(self.info, self.inspect, self.wanted["facts"], self.here, self.runc)]
+        if not self.policy.privileged:
+            found += docker_host_checks.unconfined(self.info, self.inspect, self.wanted["facts"], self.here)
         return [*found, *self._disk(), *self._memory()]
 
     def _found(self, code: str, reason: str, remedy: str, subject: str = "") -> Blocker:
@@ -89,19 +98,6 @@ class Check:
                 remedy = "give another one with --dst-id, or remove it there"
                 return [self._found("name-taken", f"The name {name} is taken on {self.here}", remedy)]
         return []
-
-    def _volumes(self) -> list[Blocker]:
-        """A volume of that name is welcome when it is empty; what is in it is never overwritten."""
-        found = []
-        for volume in docker_config.volumes(self.inspect):
-            if docker_config.is_anonymous(self.inspect, volume):
-                continue
-            with contextlib.suppress(NoSuch):
-                path = Path(self.engine.volume(volume["Name"])["Mountpoint"])
-                if path.is_dir() and any(path.iterdir()):
-                    reason, subject = f"exists on {self.here} with other content", f"volume {volume['Name']}"
-                    found.append(self._found("volume-exists", f"V{subject[1:]} {reason}", "remove it there", subject))
-        return found
 
     def _ports(self) -> list[Blocker]:
         """Those that are published, and those that tasks listen on in the host's own network."""
@@ -167,10 +163,26 @@ def of_host(here: str) -> list[Blocker]:
     return found
 
 
-def check(wanted: Json, hostname: str) -> Answer:
+def refusals(engine: Engine, wanted: Json, policy: Policy, here: str) -> list[Blocker]:
+    """What the policy of this host speaks against. Raises as docker_policy.refusals does."""
+    return _refusals(engine, wanted, docker_policy.body_of(wanted), policy, here)
+
+
+def must_allow(engine: Engine, wanted: Json, body: Json, policy: Policy, here: str) -> None:
+    """For what the engine is told in the end. Raises Blocked (not-allowed)."""
+    if found := _refusals(engine, wanted, body, policy, here):
+        raise Blocked(tuple(found))
+
+
+def _refusals(engine: Engine, wanted: Json, body: Json, policy: Policy, here: str) -> list[Blocker]:
+    networks = [str(network["Name"]) for network in engine.networks()]
+    return docker_policy.refusals(wanted, body, policy, networks=networks, here=here)
+
+
+def check(wanted: Json, policy: Policy, hostname: str) -> Answer:
     """What this host has against it, and what of the image is lacking."""
     try:
-        look = Check(wanted, hostname)
+        look = Check(wanted, policy, hostname)
         return Answer(
             tuple(look.findings()), tuple(look.lacks), docker_host_checks.facts(look.engine, look.info, look.runc)
         )

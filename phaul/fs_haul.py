@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from phaul import run
@@ -46,6 +46,8 @@ OVERTAKEN = re.compile(
 )
 END_SECONDS = 60
 
+# The other end may ask for nothing but what a push is, and names no path: that is a descriptor, so that no directory's
+# name is read as more settings.
 CONFIGURATION = """\
 use chroot = yes
 uid = 0
@@ -55,8 +57,10 @@ munge symlinks = no
 lock file = {work}/rsync.lock
 log file = {work}/rsync.log
 [{module}]
-path = {path}
+path = /proc/self/fd/{directory}
 read only = no
+write only = yes
+refuse options = copy-devices write-devices
 """
 
 
@@ -146,16 +150,31 @@ def _words(errors: bytes) -> str:
 
 def receive(tree: Path, channel: Connection, work: Path) -> None:
     """The target's end of one push. What went wrong is told to the source by rsync itself."""
-    with tempfile.TemporaryDirectory(prefix="rsync-", dir=work) as scratch:
+    with tempfile.TemporaryDirectory(prefix="rsync-", dir=work) as scratch, _opened(tree) as directory:
         configuration = Path(scratch) / "rsyncd.conf"
-        configuration.write_text(CONFIGURATION.format(work=scratch, module=MODULE, path=tree))
+        configuration.write_text(CONFIGURATION.format(work=scratch, module=MODULE, directory=directory))
         ours, theirs = socket.socketpair()
         with ours:
             argv = ["rsync", "--server", "--daemon", f"--config={configuration}", "."]
-            daemon = run.start(argv, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=subprocess.DEVNULL)
+            daemon = run.start(
+                argv,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                pass_fds=(directory,),
+            )
             theirs.close()
             try:
                 channel.link.relay(ours)
             finally:
                 ours.close()
                 run.kill(daemon)
+
+
+@contextlib.contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

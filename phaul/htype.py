@@ -19,6 +19,7 @@ from phaul.errors import Finding, UsageError
 from phaul.journal import Journal
 from phaul.messages_pb2 import Expectation
 from phaul.overview import Answer, Overview
+from phaul.policy import Policy
 from phaul.tasks_seen import Written
 
 TABLE: dict[str, str] = {
@@ -153,11 +154,20 @@ class Source(Protocol):
 class Target(Protocol):
     """The half of a driver where the tasks will run."""
 
-    def __init__(self, wanted: dict[str, Any], journal: Journal) -> None: ...
+    def __init__(self, wanted: dict[str, Any], journal: Journal, policy: Policy) -> None:
+        """Of a document that was admitted."""
 
     @staticmethod
-    def check(wanted: dict[str, Any]) -> Answer:
-        """Reads only; the document may be anything: raises ValueError, KeyError or TypeError where it is none."""
+    def admit(wanted: dict[str, Any], policy: Policy) -> Sequence[Finding]:
+        """What of it the policy speaks against; reads only, and the document may be anything, as for check()."""
+
+    @staticmethod
+    def check(wanted: dict[str, Any], policy: Policy) -> Answer:
+        """Reads only, and says what admit() finds as well.
+
+        The document may be anything: raises ValueError, KeyError, TypeError or AttributeError where it is none, and
+        ProtocolError for what no source of ours sends.
+        """
 
     def receive_image(self, chunks: Iterator[bytes]) -> None: ...
 

@@ -33,7 +33,7 @@ from phaul import (
     resolve,
 )
 from phaul.barrier import HELD, POISED, Barrier
-from phaul.connection import Connection, raise_failure
+from phaul.connection import Connection, printable, raise_failure
 from phaul.desk import Desk
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
@@ -342,7 +342,7 @@ class Haul:
         if seen.state == journal.LOST:
             raise post_copy.lost(self.record)
         if seen.state not in (journal.RUNNING, journal.DONE):
-            raise resolve.in_doubt(self.record, f"it says {seen.state or 'that it has no record of it'}")
+            raise resolve.in_doubt(self.record, f"it says {printable(seen.state) or 'that it has no record of it'}")
         self.stats.released = time.monotonic()
         if self.serving and (seen.missing or seen.lost):
             self._serve_rest(self.serving, seen.missing)
@@ -354,7 +354,7 @@ class Haul:
             raise Untidy(f"{sentence} {resolve.again(self.record)}", code=error.code) from None
         if interrupts.noted():
             notes.append("The signal came after the container was committed: it was too late to cancel.")
-        return Outcome(seen.subject, tuple(notes))
+        return Outcome(printable(seen.subject), tuple(notes))
 
     def _serve_rest(self, serving: Serving, missing: int) -> None:
         """Post-copy: it runs there, and asks for what is missing."""

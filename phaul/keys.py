@@ -30,6 +30,8 @@ from phaul.places import ETC, private_dir
 
 LOG = logging.getLogger("phaul.keys")
 
+# What the peer of this host's own socket is called, which no host may be.
+LOCAL = "local"
 _NAME = re.compile(r"[0-9A-Za-z:][0-9A-Za-z._:%-]{0,199}")
 # Hosts that are to be paired need not agree on the time.
 _VALID_FROM = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -111,12 +113,12 @@ class Peers:
     """The pinned certificates; every call reads the directory afresh."""
 
     def __init__(self, directory: Path = ETC) -> None:
-        self._directory = directory / "peers"
+        self.directory = directory / "peers"
 
     def all(self) -> list[Peer]:
         """Every trusted host by name; a file that others could have written is left out, with a warning."""
         peers = []
-        for path in sorted(self._directory.glob("[!.]*.pem")):
+        for path in self._files():
             try:
                 peers.append(Peer(path.stem, _pinned(path)))
             except NotTrusted as exc:
@@ -132,19 +134,31 @@ class Peers:
         """Pin a certificate in place of the former one. Raises UsageError for a name, NotTrusted for a certificate."""
         path = self._path(name)
         _must_be_certificate(pem, f"{name}'s certificate")
-        private_dir(self._directory)
+        private_dir(self.directory)
         _write(path, pem.encode())
 
-    def remove(self, name: str) -> bool:
-        """Trust the name no more; False where it was not trusted."""
-        try:
-            self._path(name).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+    def revoke(self, name: str) -> list[str]:
+        """Trust the host of that name no more, by whatever names its certificate is pinned: these.
+
+        Raises NotTrusted where there is no pin of that name, UsageError for what is no name.
+        """
+        path = self._path(name)
+        if not path.exists():
+            sentence = f"{peer_name(name)} is not paired with this host: p.haul-service peers shows who is."
+            raise NotTrusted(sentence)
+        content = path.read_bytes()
+        # A file that is no certificate, or that others could have written, goes as well.
+        gone = {path, *(other for other in self._files() if other.read_bytes() == content)}
+        for one in gone:
+            one.unlink(missing_ok=True)
+        _sync(self.directory)
+        return sorted(one.stem for one in gone)
+
+    def _files(self) -> list[Path]:
+        return sorted(self.directory.glob("[!.]*.pem"))
 
     def _path(self, name: str) -> Path:
-        return self._directory / f"{peer_name(name)}.pem"
+        return self.directory / f"{peer_name(name)}.pem"
 
 
 def must_be_private(path: Path) -> None:

@@ -67,6 +67,8 @@ class Link:
         self.peer = peer
         self.packer: Packer | None = None
         self.unpacker: Unpacker | None = None
+        self.of_root = False  # whoever is at its other end is root on this host
+        self.certificate = b""  # that its other end showed, in DER
         self._sock = sock
         self._closed = False
         self._in_use = threading.RLock()

@@ -20,8 +20,9 @@ from pathlib import Path
 from phaul import tls
 from phaul.errors import NotTrusted, PhaulError, Unreachable
 from phaul.handshakes import Handshakes, shut
-from phaul.keys import Identity, Peers
+from phaul.keys import LOCAL, Identity, Peers, der_of
 from phaul.link import Link
+from phaul.pin_watch import PinWatch
 from phaul.places import LOGS, RUN, private_dir
 
 LOG = logging.getLogger("phaul.listener")
@@ -50,7 +51,8 @@ class Listener:
 
     Listens on `address` (host or "" for all, port or 0 for any that is free) for paired hosts, and if
     `unix` is set on the socket `path` for this host's root. The link is closed when `handle` returns;
-    a PhaulError that it raises is logged as one line. Peers are read afresh for each connection.
+    a PhaulError that it raises is logged as one line. Peers are read afresh for each connection, and those of a
+    host whose pin goes are ended.
 
     Raises Unreachable (cannot-listen, already-running).
     """
@@ -72,6 +74,7 @@ class Listener:
         self._threads: set[threading.Thread] = set()
         self._stopped = threading.Event()
         self._wake, self._woken = socket.socketpair()
+        self._pins = PinWatch(peers.directory)
         # First the socket that only one service can have: it says best that one runs already.
         self._doors = [_Door(_listen_unix(path), _admit_root, path, path.stat().st_ino)] if unix else []
         self.port = 0
@@ -96,6 +99,7 @@ class Listener:
         shut(self._wake)
         self._loop.join()
         self._shut_doors()
+        self._pins.close()
         self._handshakes.drop_all()
         with self._lock:
             links, threads = list(self._links), list(self._threads)
@@ -123,6 +127,9 @@ class Listener:
     def _accept_loop(self) -> None:
         poller = select.poll()
         poller.register(self._woken, select.POLLIN)
+        pins = self._pins.fileno()
+        if pins is not None:
+            poller.register(pins, select.POLLIN)
         doors = {door.sock.fileno(): door for door in self._doors}
         for fd in doors:
             poller.register(fd, select.POLLIN)
@@ -130,6 +137,18 @@ class Listener:
             for fd, _events in poller.poll():
                 if fd in doors:
                     self._let_in(doors[fd])
+                elif fd == pins:
+                    self._pins.renew()
+                    self._drop_revoked()
+
+    def _drop_revoked(self) -> None:
+        """What a host that is trusted no more has open."""
+        pinned = {der_of(peer.pem) for peer in self._peers.all()}
+        with self._lock:
+            revoked = [link for link in self._links if link.certificate and link.certificate not in pinned]
+        for link in revoked:
+            LOG.warning("%s is not paired any more: its connection is ended", link.peer)
+            link.close()
 
     def _let_in(self, door: _Door) -> None:
         try:
@@ -172,6 +191,8 @@ class Listener:
         threading.current_thread().name = f"from {link.peer}"
         with self._lock:
             self._links.add(link)
+        # Its pin may have gone before it could be found among the links.
+        self._drop_revoked()
         try:
             if not self._stopped.is_set():
                 self._handle(link)
@@ -282,7 +303,9 @@ def _admit_root(sock: socket.socket) -> Link:
     if uid != 0:
         sock.close()
         raise NotTrusted(f"A process of uid {uid} came to the service's socket: only root may.")
-    return Link(sock, "local")
+    link = Link(sock, LOCAL)
+    link.of_root = True
+    return link
 
 
 def _unlink_ours(door: _Door) -> None:

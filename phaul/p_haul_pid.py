@@ -25,6 +25,7 @@ from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.overview import REFUSED, Answer, Connection, Overview, Part
 from phaul.pid_files import FileSeen, files_of, lacking
+from phaul.policy import CODE, Policy
 from phaul.tasks_seen import Written
 
 CAPABILITIES = Capabilities.of_words(["hold", "compress"])
@@ -184,13 +185,24 @@ def came_since(pid: int, *, boot: str, seconds: float) -> bool:
 class Target:
     """A process tree that comes to this host."""
 
-    def __init__(self, wanted: Json, journal: Journal) -> None:
+    def __init__(self, wanted: Json, journal: Journal, policy: Policy) -> None:
         self.wanted = wanted
         self.journal = journal
         self.first = 0
 
     @staticmethod
-    def check(wanted: Json) -> Answer:
+    def admit(wanted: Json, policy: Policy) -> list[Blocker]:
+        """Nothing confines what it brings."""
+        if policy.privileged:
+            return []
+        reason = f"A process would run on {os.uname().nodename} as one of its own, with every right"
+        return [Blocker(CODE, reason, "start p.haul-service there with --allow-privileged", "haul type pid")]
+
+    @staticmethod
+    def check(wanted: Json, policy: Policy) -> Answer:
+        # Who may not bring one is not told which files and processes there are.
+        if refused := Target.admit(wanted, policy):
+            return Answer(tuple(refused))
         here = os.uname().nodename
         found = pycriu_blockers(here)
         taken = [number for number in wanted["threads"] if Path(f"/proc/{int(number)}").exists()]

@@ -28,7 +28,7 @@ from typing import Self
 from phaul import tls
 from phaul.errors import NotTrusted, PhaulError, ProtocolError, Unreachable, UsageError
 from phaul.handshakes import Handshakes, shut
-from phaul.keys import Identity, Peer, Peers, der_of, is_address, peer_name
+from phaul.keys import LOCAL, Identity, Peer, Peers, der_of, is_address, peer_name
 from phaul.link import Link
 
 LOG = logging.getLogger("phaul.pairing")
@@ -188,11 +188,19 @@ class Window:
         link.send(_WRONG)
 
     def _pin(self, address: str, theirs: _Side) -> None:
+        former = self._pinned(address)
         self._peers.add(address, theirs.pem)
-        # Its own word gives it a name, but not another host's address.
+        # Its own word gives it a name, but neither another host's address nor another host's name.
         with contextlib.suppress(UsageError):
-            if not is_address(theirs.hostname):
+            free = theirs.hostname.lower() != LOCAL and self._pinned(theirs.hostname) in ("", former)
+            if free and not is_address(theirs.hostname):
                 self._peers.add(theirs.hostname, theirs.pem)
+
+    def _pinned(self, name: str) -> str:
+        """The certificate that a name has; "" where it has none that is of use."""
+        with contextlib.suppress(NotTrusted):
+            return self._peers.certificate_for(name) or ""
+        return ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from phaul import codec, host_facts
-from phaul.connection import finding_of
+from phaul.connection import finding_of, printable
 from phaul.errors import Blocked, Blocker, Finding
 from phaul.htype import Capabilities, Driver, Source
 from phaul.messages_pb2 import Check, HostFacts, Request
@@ -72,6 +72,7 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     began = time.monotonic()
     request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
     checked = caller.call(request, timeout=CHECK_SECONDS).checked
+    _make_printable(checked.facts)
     there = Host(checked.facts, {fact.name: fact.value for fact in checked.shown})
     if there.facts.host_id == facts.host_id:
         same = Blocker("same-host", "The target is this host itself", "name another one", there.facts.hostname)
@@ -85,6 +86,12 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     cautions = tuple(finding for finding in every if not finding.blocks)
     made = Plan(able, wanted, tuple(checked.lacks), int(document["memory"]), cautions, int(document.get("bytes", 0)))
     return Survey(every, here, there, made)
+
+
+def _make_printable(facts: HostFacts) -> None:
+    """They become parts of sentences."""
+    for field in ("hostname", "machine", "kernel", "criu", "rsync", "security"):
+        setattr(facts, field, printable(getattr(facts, field)))
 
 
 def _about(found: Iterable[Finding], where: str) -> list[Finding]:

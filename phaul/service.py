@@ -15,6 +15,7 @@ from phaul.connection import Connection, failure_of, message_of, welcome
 from phaul.errors import HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
 from phaul.link import Link
 from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Fact, Hello, LogsAre, Reply, Request, StateIs
+from phaul.policy import EVERYTHING, STRICT, Policy
 from phaul.session import Session
 from phaul.xem_rpc import serve
 
@@ -24,14 +25,18 @@ HAUL_NAME = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")
 # After the control connection of a held haul is lost, its source may come again to release it.
 GRACE_SECONDS = 10.0
 PULSE_SECONDS = 1.0
-MAX_SESSIONS = 64
+MAX_SESSIONS, MAX_OF_PEER = 64, 32
 MAX_PATIENCE_SECONDS = 30.0
 
 
 class Service:
-    """Sessions by haul; one control connection speaks of one haul at a time."""
+    """Sessions by haul; one control connection speaks of one haul at a time.
 
-    def __init__(self) -> None:
+    `policy` is for paired hosts; who is root here already may bring anything.
+    """
+
+    def __init__(self, policy: Policy = STRICT) -> None:
+        self._policy = policy
         self._sessions: dict[str, Session] = {}
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -54,7 +59,8 @@ class Service:
             return None if self._sessions else self._last
 
     def _control(self, connection: Connection) -> None:
-        talk = _Talk(self, connection.link)
+        link = connection.link
+        talk = _Talk(self, link, EVERYTHING if link.of_root else self._policy)
         try:
             serve(connection, talk.handle, after=talk.after)
         finally:
@@ -99,14 +105,18 @@ class Service:
                 pages_target.carry(haul, connection.link, hello.channel)
         return bool(haul)
 
-    def begin(self, request: Begin, peer: str) -> Session:
+    def begin(self, request: Begin, peer: str, policy: Policy) -> Session:
         if not HAUL_NAME.fullmatch(request.haul):
             raise ProtocolError("The peer gave a haul name that is none.")
+        with _documented():
+            session.admit(request, policy)
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise Refused(f"The target carries {MAX_SESSIONS} hauls already: try again later.", code="too-many")
+            if sum(one.journal.head["peer"] == peer for one in self._sessions.values()) >= MAX_OF_PEER:
+                raise Refused(f"The target carries {MAX_OF_PEER} hauls of yours already.", code="too-many")
             try:
-                begun = Session(request, peer)
+                begun = Session(request, peer, policy)
             except FileExistsError:
                 raise ProtocolError("The peer gave the name of another haul.") from None
             self._sessions[request.haul] = begun
@@ -164,9 +174,10 @@ class Service:
 class _Talk:
     """The requests of one control connection."""
 
-    def __init__(self, service: Service, link: Link) -> None:
+    def __init__(self, service: Service, link: Link, policy: Policy) -> None:
         self.service = service
         self.link, self.peer = link, link.peer
+        self.policy = policy
         self.session: Session | None = None
 
     def handle(self, request: Request) -> Reply:
@@ -175,11 +186,11 @@ class _Talk:
         if what == "ping":
             return Reply(done=Done())
         if what == "check":
-            return _check(request.check)
+            return _check(request.check, self.policy)
         if what == "logs":
             return self._logs(request.logs.haul)
         if what == "begin":
-            self._take(self.service.begin(request.begin, self.peer))
+            self._take(self.service.begin(request.begin, self.peer, self.policy))
             return self._own().begun()
         if what == "state":
             return self._state(request.state.haul)
@@ -302,12 +313,19 @@ def _state_on_disk(haul: str, peer: str) -> Reply:
         record.close()
 
 
-def _check(request: Check) -> Reply:
+@contextlib.contextmanager
+def _documented() -> Iterator[None]:
+    """What reads a document of the source's, which may be anything. Raises ProtocolError where it is none."""
     try:
-        driver = htype.load(request.haul_type)
-        answer = driver.target.check(json.loads(request.wanted))
-    except (ValueError, KeyError, TypeError) as error:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"The source sent a document that is none: {error!r}.") from None
+
+
+def _check(request: Check, policy: Policy) -> Reply:
+    with _documented():
+        driver = htype.load(request.haul_type)
+        answer = driver.target.check(json.loads(request.wanted), policy)
     checked = Checked(
         findings=map(message_of, answer.findings),
         facts=host_facts.gather(),

@@ -14,6 +14,7 @@ from phaul import VERSION, host_facts, keys, listener, log, places, resolve, ser
 from phaul.args_parser import PAIRING_PORT, PORT, STATUSES, port_number, told
 from phaul.errors import UsageError
 from phaul.guard import Guard
+from phaul.policy import Policy
 
 LOG = logging.getLogger("phaul.service")
 IDLE_SECONDS = 60.0
@@ -23,6 +24,13 @@ LOOK_SECONDS = 5.0
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UsageError(f"{message[0].upper()}{message[1:]}. See {self.prog} --help.")
+
+
+def directory(text: str) -> str:
+    """An absolute path, for argparse; it need not be there yet."""
+    if not text.startswith("/") or ".." in text.split("/"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no absolute path")
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,12 +43,28 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "command",
         nargs="?",
-        choices=("setup", "pair"),
-        help="setup: once for each host; pair: let one source pair with this host; nothing: serve",
+        choices=("setup", "pair", "peers", "revoke"),
+        help="setup: once for each host; pair: let one source pair with this host; peers: show who is paired with it; "
+        "revoke: trust HOST no more, whose connections end at once; nothing: serve",
     )
+    top.add_argument("host", nargs="?", metavar="HOST", help="revoke: its name or address, as peers shows it")
     top.add_argument("--version", action="version", version=f"P.Haul {VERSION}")
     top.add_argument("--bind-addr", default="0.0.0.0", metavar="ADDR", help="listen on this address (default: all)")
     top.add_argument("--port", type=port_number, help=f"listen on this port (default {PORT}, pair: {PAIRING_PORT})")
+    top.add_argument(
+        "--allow-privileged",
+        action="store_true",
+        help="take whatever paired sources bring: privileged containers, devices, capabilities, other drivers, bare "
+        "processes (default: what Docker confines as it does by default)",
+    )
+    top.add_argument(
+        "--allow-bind",
+        action="append",
+        default=[],
+        type=directory,
+        metavar="DIR",
+        help="take bind mounts within this directory of this host, / for all; may be repeated (default: none)",
+    )
     top.add_argument("--code", help="pair: use this code instead of a random one")
     top.add_argument("-v", dest="verbosity", action="count", default=0, help="tell more (twice: everything)")
     top.add_argument("--log-file", metavar="FILE", help="write the log to FILE as well")
@@ -67,7 +91,12 @@ def _main(argv: list[str]) -> int:
 
         print("\n".join(host_setup.setup()))
         return 0
+    if bool(options.host) != (options.command == "revoke"):
+        raise UsageError("A HOST is named where it is to be revoked, and nowhere else. See p.haul-service --help.")
     identity, peers = keys.Identity.load_or_make(), keys.Peers()
+    if options.command in ("peers", "revoke"):
+        print("\n".join(_shown(peers) if options.command == "peers" else _revoked(peers, options.host)))
+        return 0
     if options.command == "pair":
         from phaul import pairing
 
@@ -83,6 +112,15 @@ def _main(argv: list[str]) -> int:
     return _serve(options, identity, peers)
 
 
+def _shown(peers: keys.Peers) -> list[str]:
+    paired = [f"{peer.name}  {peer.fingerprint}" for peer in peers.all()]
+    return paired or ["No host is paired with this one."]
+
+
+def _revoked(peers: keys.Peers, host: str) -> list[str]:
+    return [f"{name} is not paired with this host any more." for name in peers.revoke(host)]
+
+
 def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Peers) -> int:
     """Until SIGTERM or SIGINT; on the local socket alone, until nothing has been carried for a while."""
     stop = threading.Event()
@@ -95,7 +133,7 @@ def _serve(options: argparse.Namespace, identity: keys.Identity, peers: keys.Pee
     # Beside the rest: targets may be asked, and be away.
     threading.Thread(target=_settle_source, name="settle", daemon=True).start()
     guard = Guard("target")
-    serving = service.Service()
+    serving = service.Service(Policy(privileged=options.allow_privileged, binds=tuple(options.allow_bind)))
     door = None if options.unix else (options.bind_addr, options.port or PORT)
     ears = listener.Listener(serving.handle, identity, peers, address=door, unix=True)
     try:

@@ -14,16 +14,21 @@ from pathlib import Path
 
 from phaul import forecast, fs_haul, htype, images, journal, log, pages_target, places, tasks_seen, verify
 from phaul.connection import Connection
-from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
+from phaul.errors import Blocked, HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepare, Prepared, Reply, Restore, StateIs, Verify
+from phaul.policy import Policy
 
 LOG = logging.getLogger("phaul.session")
 
+# What is asked for once, one after the other, and when which channels may be opened.
+STEPS = ("begin", "prepare", "poise", "restore")
+MOMENTS = {"image": ("begin",), "history": ("prepare",), "recent": ("prepare", "poise")}
+
 
 class Session:
-    """Requests come one at a time (`lock`); bulk channels run beside them."""
+    """Requests come one at a time (`lock`); bulk channels run beside them. What begins one was admitted."""
 
-    def __init__(self, begin: Begin, peer: str) -> None:
+    def __init__(self, begin: Begin, peer: str, policy: Policy) -> None:
         self.lock = threading.RLock()
         self.token = secrets.token_bytes(16)
         self.driver = htype.load(begin.haul_type)
@@ -40,10 +45,11 @@ class Session:
         self.trees: list[Path] = []
         self.channels: set[Connection] = set()
         self.seats = 0
+        self.step = "begin"
         try:
             self.journal.push("work", path=str(self.work))
             places.private_dir(self.work)
-            self.target = self.driver.target(json.loads(begin.wanted), self.journal)
+            self.target = self.driver.target(json.loads(begin.wanted), self.journal, policy)
         except BaseException:
             undo_all(self.journal, self.driver)
             self.close()
@@ -64,6 +70,7 @@ class Session:
 
     def prepare(self, request: Prepare) -> Reply:
         self._expect(journal.BEGUN)
+        self._go_on("prepare")
         if request.lazy:
             self.journal.push("pages", haul=self.haul)
             work = self.work / htype.RESTORE_WORK
@@ -73,11 +80,13 @@ class Session:
 
     def poise(self) -> Reply:
         self._expect(journal.BEGUN)
+        self._go_on("poise")
         self.target.poise(self._images, lazy=waits_for_pages(self.journal))
         return Reply(done=Done())
 
     def restore(self, request: Restore) -> Reply:
         self._expect(journal.BEGUN)
+        self._go_on("restore")
         subject = self.target.restore(self._images, json.loads(request.options), self.logs)
         self.journal.advance(journal.HELD)
         return Reply(held=Held(subject=subject))
@@ -182,6 +191,8 @@ class Session:
         }
         if kind not in carriers:
             raise ProtocolError(f"The peer asked for the unknown channel {name[:40]!r}.")
+        if self.step not in MOMENTS.get(kind, STEPS):
+            raise ProtocolError(f"The peer opened the channel {kind} when it is not the time for it ({self.step}).")
         self.channels.add(channel)
         try:
             carriers[kind]()
@@ -198,9 +209,22 @@ class Session:
             raise ProtocolError("The peer asked for a tree that this haul has not.")
         return self.trees[int(number)]
 
+    def _go_on(self, step: str) -> None:
+        """Also what fails is not done again."""
+        if STEPS.index(step) != STEPS.index(self.step) + 1:
+            raise ProtocolError(f"The peer asks to {step} what is at {self.step}.")
+        self.step = step
+
     def _expect(self, *states: str) -> None:
         if self.journal.state not in states:
             raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
+
+
+def admit(request: Begin, policy: Policy) -> None:
+    """Before anything is written. Raises Blocked (not-allowed), ProtocolError for a document that is none."""
+    driver = htype.load(request.haul_type)
+    if found := driver.target.admit(json.loads(request.wanted), policy):
+        raise Blocked(tuple(found))
 
 
 def pace_of(channel: Connection) -> str:

@@ -127,6 +127,8 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     """Everything until the first task is there; a process of its own follows the rest."""
     bundle = options.get("--bundle") or options.get("-b") or os.getcwd()
     spec = adapt(bundle, pending)
+    with open(os.path.join(pending, "bundle"), "w") as file:
+        file.write(bundle)
     with open(os.path.join(pending, "restore.json")) as file:
         wish = json.load(file)
     gate = Gate(wish["images"], wish["work"])

@@ -23,13 +23,14 @@ LOG = logging.getLogger("phaul.tls")
 PORT = 12345
 READY = b"\x01"
 _ALL = ("", "::", "*")
+_OUT_OF_DATE = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
 
 
 def connect(address: str, port: int, identity: Identity, peers: Peers, *, timeout: float = 10.0) -> Link:
     """A link to the paired host that listens there, within about `timeout` seconds.
 
-    Raises Unreachable (service-not-running, unreachable), NotTrusted (not-paired, wrong-key),
-    ProtocolError where something else listens, LinkLost.
+    Raises Unreachable (service-not-running, unreachable), NotTrusted (not-paired, wrong-key,
+    certificate-expired), ProtocolError where something else listens, LinkLost.
     """
     pinned = peers.certificate_for(address)
     if pinned is None:
@@ -45,6 +46,8 @@ def connect(address: str, port: int, identity: Identity, peers: Peers, *, timeou
             _must_be_ready(tls, address, until)
         except ssl.SSLCertVerificationError as exc:
             drain_tls_errors()
+            if exc.verify_code in _OUT_OF_DATE:
+                raise _expired(f"{address}'s certificate", f"there, and pair again: p.haul pair {address}") from exc
             raise _wrong_key(address, port, pinned, timeout) from exc
         except OSError as exc:
             drain_tls_errors()
@@ -68,12 +71,15 @@ def accept(sock: socket.socket, identity: Identity, peers: Peers, *, timeout: fl
             closing.callback(_let_alert_arrive, tls)
             tls.do_handshake()
             name = _must_be_pinned(tls, trusted, prefer=came_from)
+            shown = tls.getpeercert(binary_form=True) or b""
             tls.sendall(READY)
         except OSError as exc:
             drain_tls_errors()
             raise _server_failure(exc, came_from) from exc
         closing.pop_all()
-    return Link(tls, name)
+    link = Link(tls, name)
+    link.certificate = shown
+    return link
 
 
 def dial(address: str, port: int, *, timeout: float, hint: str) -> socket.socket:
@@ -165,12 +171,20 @@ def _wrong_key(address: str, port: int, pinned: str, timeout: float) -> NotTrust
     return NotTrusted(sentence, code="wrong-key", detail="\n".join(lines))
 
 
+def _expired(whose: str, what: str) -> NotTrusted:
+    """Those that P.Haul makes last for a century: the certificate is another's, or a clock is wrong."""
+    sentence = f"{whose} has expired, or a clock is wrong: remove /etc/phaul/cert.pem {what}"
+    return NotTrusted(sentence, code="certificate-expired")
+
+
 def _client_failure(exc: OSError, address: str, port: int) -> Exception:
     if isinstance(exc, TimeoutError):
         return Unreachable(f"What listens on port {port} of {address} does not answer.")
     if not isinstance(exc, ssl.SSLError) or isinstance(exc, ssl.SSLEOFError):
         return LinkLost(f"{address} ended the connection before it was set up.")
     reason = exc.reason or ""
+    if "CERTIFICATE_EXPIRED" in reason:
+        return _expired("This host's certificate", f"here, and pair again: p.haul pair {address}")
     if "ALERT" in reason and ("CERT" in reason or "UNKNOWN_CA" in reason or "DENIED" in reason):
         return NotTrusted(f"{address} has not paired this host; run: p.haul pair {address}")
     return ProtocolError(f"What listens on port {port} of {address} is not a P.Haul service ({reason or exc}).")
@@ -182,6 +196,8 @@ def _server_failure(exc: OSError, came_from: str) -> Exception:
     if not isinstance(exc, ssl.SSLError) or isinstance(exc, ssl.SSLEOFError):
         return LinkLost(f"{came_from} left during its handshake.")
     reason = exc.reason or str(exc)
+    if isinstance(exc, ssl.SSLCertVerificationError) and exc.verify_code in _OUT_OF_DATE:
+        return _expired(f"The certificate of {came_from}", "there, and pair again")
     if isinstance(exc, ssl.SSLCertVerificationError) or "CERTIFICATE" in reason:
         return NotTrusted(f"{came_from} showed no certificate that this host has paired ({reason}).")
     return ProtocolError(f"{came_from} does not speak P.Haul's TLS ({reason}).")

@@ -82,8 +82,23 @@ def test_peers_come_and_go(tmp_path: Path, identity: Identity) -> None:
     assert peers.all()[0].fingerprint == identity.fingerprint
     assert mode(tmp_path / "etc" / "peers") == 0o700
     assert {mode(path) for path in (tmp_path / "etc" / "peers").iterdir()} == {0o600}
-    assert peers.remove("10.0.0.1") and not peers.remove("10.0.0.1")
-    assert peers.certificate_for("10.0.0.1") is None
+    with pytest.raises(NotTrusted, match=r"p\.haul-service peers shows who is"):
+        peers.revoke("10.0.0.2")
+
+
+def test_a_host_is_revoked_by_all_of_its_names(tmp_path: Path, identity: Identity) -> None:
+    peers, other = Peers(tmp_path / "etc"), Identity.load_or_make(tmp_path / "other")
+    for name, one in (("10.0.0.1", identity), ("host.example", identity), ("10.0.0.2", other)):
+        peers.add(name, one.pem)
+    assert peers.revoke("HOST.example") == ["10.0.0.1", "host.example"]
+    assert [peer.name for peer in peers.all()] == ["10.0.0.2"]
+
+
+def test_what_is_no_use_as_a_pin_is_revoked_too(tmp_path: Path) -> None:
+    peers = Peers(tmp_path)
+    peers.directory.mkdir(parents=True)
+    (peers.directory / "odd.pem").write_text("nonsense")
+    assert peers.revoke("odd") == ["odd"] and list(peers.directory.iterdir()) == []
 
 
 def test_a_peer_pinned_again_is_replaced(tmp_path: Path, identity: Identity) -> None:
@@ -100,7 +115,7 @@ def test_a_peer_pinned_again_is_replaced(tmp_path: Path, identity: Identity) -> 
 )
 def test_names_that_could_lead_elsewhere_are_refused(tmp_path: Path, identity: Identity, name: str) -> None:
     peers = Peers(tmp_path / "etc")
-    for use in (peers.certificate_for, peers.remove, lambda name: peers.add(name, identity.pem)):
+    for use in (peers.certificate_for, peers.revoke, lambda name: peers.add(name, identity.pem)):
         with pytest.raises(UsageError, match="neither an address nor a hostname"):
             use(name)
     assert not (tmp_path / "etc" / "peers").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import stat
 import subprocess
@@ -62,6 +63,34 @@ def test_close_ends_links_and_frees_the_port(source: Host, target: Host, served:
     assert served.listener.connections == 0
     again = Listener(lambda _: None, target.identity, target.peers, address=(HERE, served.port))
     again.close()
+
+
+@pytest.mark.usefixtures("paired")
+def test_who_is_revoked_is_out_however_its_pin_went(source: Host, target: Host, served: Served) -> None:
+    def by_hand() -> None:
+        shutil.rmtree(target.peers.directory)
+
+    for revoke in (lambda: target.peers.revoke("the-source"), by_hand, lambda: target.peers.revoke("the-source")):
+        with contextlib.closing(source.connect(served.port)) as link:
+            assert link.recv_exact(len(ANSWER), timeout=SOON) == ANSWER
+            revoke()
+            with contextlib.suppress(LinkLost):
+                assert link.recv(1, timeout=SOON) == b""
+        with pytest.raises(NotTrusted):
+            source.connect(served.port)
+        target.peers.add("the-source", source.identity.pem)
+
+
+@pytest.mark.usefixtures("paired")
+def test_others_stay_when_one_is_revoked(source: Host, target: Host, served: Served) -> None:
+    target.peers.add("another", target.identity.pem)
+    with contextlib.closing(source.connect(served.port)) as link:
+        assert link.recv_exact(len(ANSWER), timeout=SOON) == ANSWER
+        target.peers.revoke("another")
+        # By now the service has heard of it.
+        assert answer(source.connect(served.port)) == ANSWER
+        link.send(b"on and on")
+        assert served.listener.connections >= 1
 
 
 @pytest.mark.usefixtures("paired")

@@ -91,11 +91,14 @@ class Source:
         (TOP / "here" / args["note"] / "held").unlink(missing_ok=True)
 
 class Target:
-    def __init__(self, wanted, journal):
+    def __init__(self, wanted, journal, policy):
         self.wanted, self.journal = wanted, journal
         self.there = TOP / "there" / wanted["note"]
     @staticmethod
-    def check(wanted):
+    def admit(wanted, policy):
+        return []
+    @staticmethod
+    def check(wanted, policy):
         taken = (TOP / "there" / wanted["note"]).exists()
         found = (Blocker("note-taken", "It is there already."),) if taken else ()
         return Answer(found, ("page-1", "page-2"), {{"pen": wanted["facts"]["pen"] + ".1"}})

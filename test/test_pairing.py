@@ -235,3 +235,15 @@ def test_a_source_cannot_take_another_hosts_address(
     waiting.result(SOON)
     assert [peer.name for peer in target.peers.all()] == [HERE]
     assert is_address("10.0.0.9") and is_address("::1") and not is_address("host")
+
+
+@pytest.mark.parametrize("name", ["others", "local"])
+def test_a_source_cannot_take_another_hosts_name(
+    source: Host, target: Host, window: Window, waiting: Future[Peer], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    target.peers.add("others", target.identity.pem)
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    source.request(window.port, CODE)
+    waiting.result(SOON)
+    assert [peer.name for peer in target.peers.all()] == [HERE, "others"]
+    assert target.peers.certificate_for("others") == target.identity.pem

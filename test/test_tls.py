@@ -56,7 +56,7 @@ def test_a_source_that_the_target_does_not_know(source: Host, target: Host, serv
 
 @pytest.mark.usefixtures("paired")
 def test_failures_leave_nothing_to_the_next_connection(source: Host, target: Host, served: Served) -> None:
-    target.peers.remove("the-source")
+    target.peers.revoke("the-source")
     with pytest.raises(NotTrusted):
         source.connect(served.port)
     target.peers.add("the-source", source.identity.pem)
@@ -90,7 +90,7 @@ def test_another_key_at_the_target(source: Host, target: Host, served: Served, t
 @pytest.mark.usefixtures("paired")
 def test_revoking_and_pairing_need_no_restart(source: Host, target: Host, served: Served) -> None:
     assert answer(source.connect(served.port)) == ANSWER
-    target.peers.remove("the-source")
+    target.peers.revoke("the-source")
     with pytest.raises(NotTrusted):
         source.connect(served.port)
 

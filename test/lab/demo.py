@@ -46,7 +46,7 @@ def show(source: Host, target: Host) -> None:
     say("Once per host: set up, and make them known to each other")
     service.pair(source, target)
     say("On b the service waits")
-    with service.Service(target):
+    with service.Service(target, strict=True):
         say("On a a container writes a numbered line with the time every 10 ms")
         workloads.counter(source, NAME)
         before = workloads.wait_ticks(source, NAME, 100)

@@ -21,6 +21,7 @@ BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 START_TIMEOUT_S = 60
 STOP_TIMEOUT_S = 60
 LOG_LIMIT = 64 << 20
+LAX = ("--allow-privileged", "--allow-bind", "/")
 LISTENING = "0A"  # the state's number in /proc/net/tcp
 
 
@@ -29,6 +30,7 @@ class Service:
 
     Raises LabError, with the service's log, where it does not come to accept any. `env` adds variables
     to its environment; `port` is where it is expected, for arguments that move it; `command` is what is run.
+    It takes whatever a source brings, unless it is to be as `strict` as it is by itself.
     """
 
     def __init__(
@@ -38,12 +40,13 @@ class Service:
         port: int = PORT,
         env: dict[str, str] | None = None,
         command: tuple[str, ...] = ("p.haul-service",),
+        strict: bool = False,
     ) -> None:
         self.host = host
         self.comm = Path(command[0]).name[:15]  # what the kernel calls it
         self._log = tempfile.TemporaryFile()
         self.process: subprocess.Popen[Any] = host.popen(
-            *command, *args, env=env, stdout=self._log, stderr=subprocess.STDOUT
+            *command, *args, *(() if strict else LAX), env=env, stdout=self._log, stderr=subprocess.STDOUT
         )
         try:
             wait_listening(host, port, self.process)
