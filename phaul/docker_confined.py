@@ -55,8 +55,9 @@ class Mount:
 def must_be_confined(pids: Iterable[int], spec: Json) -> None:
     """Raises HaulFailed (not-confined) where a task may do more than the configuration lets it."""
     living = [pid for pid in pids if not tasks_seen.status_of(pid).get("State", "Z").startswith("Z")]
+    bound, hosts = _bound(spec), _hosts_namespaces(spec)
     for pid in living:
-        for words in _of_task(pid, spec):
+        for words in (*_of_task(pid, spec, bound), *_of_namespaces(pid, hosts)):
             _fail(pid, words)
     outside = mounts(1)  # a unit of systemd sees less itself
     # Tasks share their mounts mostly.
@@ -70,8 +71,8 @@ def _fail(pid: int, words: str) -> None:
     raise HaulFailed(sentence, code="not-confined")
 
 
-def _of_task(pid: int, spec: Json) -> Iterator[str]:
-    process, bound = spec["process"], _bound(spec)
+def _of_task(pid: int, spec: Json, bound: int) -> Iterator[str]:
+    process = spec["process"]
     for name in os.listdir(PROC / str(pid) / "task"):
         status = tasks_seen.status_of(int(name))
         for which in SETS:
@@ -83,7 +84,6 @@ def _of_task(pid: int, spec: Json) -> Iterator[str]:
             yield "may gain privileges"
         if not bound >> SYS_NICE & 1 and _scheduling(int(name)) not in PLAIN_SCHEDULING:
             yield "is scheduled before the host's own"
-    yield from _of_namespaces(pid, spec)
     yield from _of_profile(pid, process.get("apparmorProfile") or "")
     score = int((PROC / str(pid) / "oom_score_adj").read_text())
     if score < min(0, int(process.get("oomScoreAdj") or 0)):
@@ -104,13 +104,16 @@ def _name(bit: int) -> str:
     return NAMES[bit] if bit < len(NAMES) else str(bit)
 
 
-def _of_namespaces(pid: int, spec: Json) -> Iterator[str]:
-    """Those that the container is to have of its own are not the host's."""
-    for wanted in spec["linux"].get("namespaces") or []:
-        kind = NAMESPACES.get(wanted["type"], "")
-        hosts = [tasks_seen.namespace(one, kind) for one in (1, os.getpid()) if kind]
-        if kind and tasks_seen.namespace(pid, kind) in hosts:
-            yield f"is in the host's {wanted['type']} namespace"
+def _hosts_namespaces(spec: Json) -> dict[str, set[str]]:
+    """The host's of each type of which the container is to have one of its own."""
+    types = [wanted["type"] for wanted in spec["linux"].get("namespaces") or [] if wanted["type"] in NAMESPACES]
+    return {one: {tasks_seen.namespace(pid, NAMESPACES[one]) for pid in (1, os.getpid())} for one in types}
+
+
+def _of_namespaces(pid: int, hosts: dict[str, set[str]]) -> Iterator[str]:
+    for one, theirs in hosts.items():
+        if tasks_seen.namespace(pid, NAMESPACES[one]) in theirs:
+            yield f"is in the host's {one} namespace"
 
 
 def _of_profile(pid: int, profile: str) -> Iterator[str]:
@@ -126,8 +129,8 @@ def mounts(pid: int) -> list[Mount]:
     found = []
     for line in (PROC / str(pid) / "mountinfo").read_text().splitlines():
         fields = line.split()
-        kind, _, super_options = fields[fields.index("-") + 1 :]
-        readonly = "ro" in (*fields[5].split(","), *super_options.split(","))
+        kind = fields[fields.index("-") + 1]
+        readonly = "ro" in (*fields[5].split(","), *fields[-1].split(","))
         number, parent, device, root, point = (_unescaped(field) for field in fields[:5])
         found.append(Mount(int(number), int(parent), device, root, point, readonly, kind))
     return found

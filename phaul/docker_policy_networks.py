@@ -22,7 +22,6 @@ _GATEWAYS = ("", "nat", "routed", "isolated")
 # Of the network's own. Not the name of its device, which may be one of the host's, nor its trusted interfaces.
 OPTIONS = frozenset(
     (
-        f"{_BRIDGE}.default_bridge",
         f"{_BRIDGE}.enable_icc",
         f"{_BRIDGE}.enable_ip_masquerade",
         f"{_BRIDGE}.inhibit_ipv4",
@@ -33,10 +32,11 @@ OPTIONS = frozenset(
     )
 )
 MODED = (f"{_BRIDGE}.gateway_mode_ipv4", f"{_BRIDGE}.gateway_mode_ipv6")
-# Another subnet would take the host's way to others' addresses.
+# Another subnet, or a larger one, would take the host's way to others' addresses.
 SUBNETS = tuple(
     map(ipaddress.ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"))
 )
+LARGEST = {4: 16, 6: 48}
 POOL_FIELDS = name_set("Subnet IPRange Gateway AuxiliaryAddresses AuxAddress")
 ENDPOINT_OPTIONS = frozenset((docker_config.IFNAME,))
 
@@ -86,6 +86,7 @@ def _made(network: Json, here: str) -> list[Blocker]:
 def _odd(network: Json) -> Iterator[str]:
     if network["Driver"] != "bridge":
         yield f"the driver {str(network['Driver'])[:40]}"
+        return  # its options are that driver's
     for name, value in (network["Options"] or {}).items():
         if not (name in OPTIONS or (name in MODED and value in _GATEWAYS)):
             yield f"the option {name[:60]}={str(value)[:40]}"
@@ -96,8 +97,9 @@ def _odd(network: Json) -> Iterator[str]:
     for pool in ipam.get("Config") or []:
         yield from (f"the pool's {key[:40]}" for key in sorted(pool.keys() - POOL_FIELDS))
         if pool.get("Subnet") and not _is_private(ipaddress.ip_network(pool["Subnet"], strict=False)):
-            yield f"the subnet {pool['Subnet'][:60]}, which is not for private use"
+            yield f"the subnet {pool['Subnet'][:60]}, which is not for private use, or a large part of that"
 
 
 def _is_private(subnet: ipaddress.IPv4Network | ipaddress.IPv6Network) -> bool:
-    return any(subnet.version == one.version and subnet.subnet_of(one) for one in SUBNETS)  # type: ignore[arg-type]
+    small = subnet.prefixlen >= LARGEST[subnet.version]
+    return small and any(subnet.version == one.version and subnet.subnet_of(one) for one in SUBNETS)  # type: ignore[arg-type]

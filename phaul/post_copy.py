@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from phaul import journal, targets
-from phaul.errors import HaulFailed, InDoubt, PhaulError, Unreachable
+from phaul.errors import HaulFailed, InDoubt, NotTrusted, PhaulError, Unreachable
 from phaul.messages_pb2 import Complete, Request, StateIs
 from phaul.pages_source import Serving
 from phaul.targets import Reach
@@ -48,8 +48,8 @@ def follow(
 ) -> StateIs:
     """After the release: push what is missing, until nothing is; `tell` hears how many bytes are.
 
-    Raises InDoubt (memory-left) where the target cannot be reached for `patience` seconds, (memory-lost)
-    where the tasks there were ended.
+    Raises InDoubt (memory-left) where the target cannot be reached for `patience` seconds, or trusts this
+    host no more, (memory-lost) where the tasks there were ended.
     """
     serving.push()
     heard = time.monotonic()
@@ -63,9 +63,13 @@ def follow(
                 raise _left(record, error.sentence) from None
             LOG.warning("%s Its tasks wait for memory meanwhile.", error.sentence)
             continue
+        except NotTrusted as error:
+            raise _left(record, error.sentence) from None
         heard = time.monotonic()
         if seen.lost:
             raise lost(record)
+        if isinstance(serving.failure, NotTrusted):  # for a while
+            raise _left(record, serving.failure.sentence)
         if serving.failure:
             raise _unserved(record, serving.failure)
         if not seen.missing:

@@ -212,8 +212,8 @@ def test_compression_that_cannot_be(a: Host, b: Host, bad: str) -> None:
 # A service that sees another host than there is
 
 OTHER_KERNEL = ("setarch", "--uname-2.6", "p.haul-service")
-MOUNTS = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec p.haul-service"
-OTHER_CGROUPS = ("unshare", "--mount", "sh", "-c", MOUNTS)
+MOUNTS = 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup && exec p.haul-service "$@"'
+OTHER_CGROUPS = ("unshare", "--mount", "sh", "-c", MOUNTS, "sh")
 
 
 def test_an_old_kernel(paired: Lab, clean_lab: Lab) -> None:

@@ -26,7 +26,7 @@ from faults import (
 from hauling import haul, inspect, left, refused, settled, state, wait_for
 from lab import Done, Host, Lab, images, workloads
 from lab.host import kill_group
-from lab.service import Service
+from lab.service import Service, pair
 
 NAME = "hog"
 MIB = 48
@@ -179,6 +179,18 @@ def test_cable_cut_for_too_long(hog: Hog) -> None:
         assert state(hog.a, NAME) == "paused"
         assert runs(hog.b, NAME)
         hog.lab.join("b")
+        well(resolve(hog))
+        hog.moved(service)
+
+
+def test_revoked_and_paired_again(hog: Hog) -> None:
+    with Service(hog.b) as service:
+        with hog.released() as hauling:
+            hog.b.run("p.haul-service", "revoke", hog.a.ip)
+            assert f"runs at {hog.b.ip}, but waits there for memory" in refused(ended(hauling), "memory-left", 8)
+        assert state(hog.a, NAME) == "paused" and runs(hog.b, NAME)
+        assert "has not paired this host" in refused(resolve(hog), "in-doubt", 8)
+        pair(hog.a, hog.b, fresh=False)
         well(resolve(hog))
         hog.moved(service)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from phaul import docker_policy, freezer
+from phaul.docker_networks import Endpoint, early_commands
 from phaul.errors import ProtocolError
 from phaul.policy import EVERYTHING, STRICT, Policy
 
@@ -144,6 +146,7 @@ ASKED: list[tuple[str, Sequence[Step], Any]] = [
     ("the subnet 8.8.8.0/24", ("networks", 0, "IPAM", "Config", 0, "Subnet"), "8.8.8.0/24"),
     ("the subnet 169.254.0.0/16", ("networks", 0, "IPAM", "Config", 0, "Subnet"), "169.254.0.0/16"),
     ("the subnet 0.0.0.0/1", ("networks", 0, "IPAM", "Config", 0, "Subnet"), "0.0.0.0/1"),
+    ("the subnet 10.0.0.0/8", ("networks", 0, "IPAM", "Config", 0, "Subnet"), "10.0.0.0/8"),
     ("the pool's subnet", ("networks", 0, "IPAM", "Config", 0, "subnet"), "8.8.8.0/24"),
     ("the addressing of theirs", ("networks", 0, "IPAM", "Driver"), "theirs"),
     ("a mount of type image", (*HOST, "Mounts"), [{"Type": "image", "Source": "secret", "Target": "/x"}]),
@@ -280,6 +283,15 @@ def test_without_a_limit_a_container_that_is_not_killed_takes_the_host_along() -
     assert said(wanted) == []
     wanted["inspect"]["HostConfig"]["Memory"] = 0
     assert ["--oom-kill-disable" in reason for reason in said(wanted)] == [True]
+
+
+def test_an_addresss_scope_is_no_command() -> None:
+    """What ip(8) reads as root has a command in each line."""
+    plain = Endpoint("own", "macvlan", ("fe80::1/64",), "", asked=True)
+    assert "address add fe80::1/64 dev" in early_commands([plain])
+    for scope in ("eth0", "eth0\nnetns add x"):
+        with pytest.raises(ValueError, match="has a scope"):
+            early_commands([replace(plain, addresses=(f"fe80::1%{scope}/64",))])
 
 
 def test_everything_at_once() -> None:
