@@ -20,7 +20,7 @@ sys.path.insert(0, "/opt/phaul")
 from phaul import args_parser, host_facts, htype, targets
 from phaul.connection import raise_failure
 from phaul.errors import PhaulError
-from phaul.messages_pb2 import Begin, Check, Poise, Prepare, Reply, Request, Restore
+from phaul.messages_pb2 import Begin, Check, Discard, Poise, Prepare, Reply, Request, Restore
 from phaul.xem_rpc import Caller
 
 STEPS = ("begin", "prepare")
@@ -66,6 +66,11 @@ class Forger:
     def poise(self) -> None:
         self.caller.call(Request(poise=Poise()), timeout=60)
 
+    def end(self) -> None:
+        """The target has taken everything back before the next case begins."""
+        with contextlib.suppress(PhaulError):
+            self.caller.call(Request(discard=Discard()), timeout=60)
+
     def _send(self, name: str, data: bytes) -> None:
         channel = self.reach.open("data", token=self.token, channel=name)
         with contextlib.closing(channel.link):
@@ -88,10 +93,13 @@ def became(target: str, wanted: dict[str, Any], case: dict[str, Any]) -> dict[st
                 seen["found"] = forger.found()
             except PhaulError as error:
                 seen["found"] = [error.code]
-            for step in case.get("steps", STEPS):
-                seen["step"] = step
-                getattr(forger, step)()
-            seen["step"] = ""
+            try:
+                for step in case.get("steps", STEPS):
+                    seen["step"] = step
+                    getattr(forger, step)()
+                seen["step"] = ""
+            finally:
+                forger.end()
     except PhaulError as error:
         seen |= told(error)
     return seen
