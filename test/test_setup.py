@@ -32,6 +32,10 @@ FRESH = {
 }
 
 
+# What systemd-analyze may make of the unit, in tenths; less is better.
+EXPOSURE = 71
+
+
 @pytest.fixture
 def host(paired: Lab, clean_lab: Lab) -> Host:
     return paired.host("a")
@@ -144,3 +148,10 @@ def test_what_is_too_old_is_said(host: Host, scratch: Path) -> None:
         with Service(host) as service:
             wait_for(lambda: "criu 3.9 on this host is too old" in service.log(), "the warning")
     assert "Not yet" not in host.run("p.haul-service", "setup").out
+
+
+def test_the_unit_is_what_systemd_takes(host: Host) -> None:
+    unit = "/opt/phaul/phaul/p.haul-service.service"
+    assert host.run("systemd-analyze", "verify", unit).err == ""
+    done = host.run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", unit, check=False)
+    assert done.code == 0, done.out

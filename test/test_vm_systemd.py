@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
 
 UNIT = "p.haul-service.service"
 PLACE = f"/usr/local/lib/systemd/system/{UNIT}"
+OPTIONS = "/etc/default/p.haul-service"
 HALTED = "/run/halted"
 # Where the haul is when the unit is killed.
 POINT = "state=held"
@@ -39,6 +40,7 @@ def shown(host: Host, what: str) -> str:
 def set_up(host: Host) -> None:
     """The unit is there and started, as an administrator would do it."""
     host.put(PLACE, (PROJECT / "phaul" / UNIT).read_bytes())
+    host.put(OPTIONS, b"OPTIONS=--allow-bind /srv\n")
     host.run("systemctl", "daemon-reload")
     host.run("systemctl", "start", UNIT)
     wait_for(lambda: listening(host, PORT), "the unit's listening")
@@ -54,7 +56,11 @@ def unit(paired: VmLab, clean_lab: VmLab) -> Iterator[VmLab]:
     finally:
         b.run("systemctl", "stop", UNIT, check=False, timeout=120)
         paired.host("a").run("rm", "-rf", "/srv/bound")
-        b.run("sh", "-c", f"rm -rf /srv/bound {PLACE} /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload")
+        b.run(
+            "sh",
+            "-c",
+            f"rm -rf /srv/bound {PLACE} {OPTIONS} /run/systemd/system/{UNIT}.d {HALTED}; systemctl daemon-reload",
+        )
 
 
 def test_a_haul_to_the_unit(unit: VmLab) -> None:
@@ -74,6 +80,17 @@ def test_a_haul_to_the_unit(unit: VmLab) -> None:
     b.run("systemctl", "stop", UNIT, timeout=120)
     assert shown(b, "Result") == "success"
     check_counter(wait_ticks(b, "count", ticks(b, "count")[-1][0] + 20))
+
+
+def test_it_takes_what_its_options_allow(unit: VmLab) -> None:
+    a, b = unit.hosts
+    a.docker("run", "-d", "--name", "bound", "-v", "/srv/bound:/bound", "busybox", "sleep", "100000")
+    b.put(OPTIONS, b"")
+    b.run("systemctl", "restart", UNIT, timeout=120)
+    wait_for(lambda: listening(b, PORT), "the unit's listening")
+    done = haul(a, "docker", "bound", b.ip, "--copy-binds", check=False)
+    assert done.code == 3 and "[not-allowed]" in done.err
+    assert b.run("test", "-e", "/srv/bound", check=False).code == 1
 
 
 def test_killed_in_mid_haul_it_is_started_again(unit: VmLab) -> None:
