@@ -6,9 +6,8 @@ becomes `runc restore`. It is called while the tasks still run at the source, an
 as far as it goes without images, until P.Haul says on the directory's wait.sock "restore"; it has
 added to criu.conf then. As soon as there is a first task it returns, and the engine makes the network
 while CRIU goes on; where sockets need what hold.sh makes for them, it returns when they are there.
-`start` waits for CRIU, and then keeps the restored, frozen tasks until P.Haul says on hold.sock
-"release" (thaw them); "ready" it answers with "held".
-"discard" ends all of it on either socket. Everything else is runc's.
+`start` waits for CRIU, and then keeps the restored, frozen tasks until P.Haul says on hold.sock "release"
+(thaw them); "ready" it answers with "held". "discard" ends all of it on either socket.
 
 Standard library only, and little of it: its start is part of the downtime.
 """
@@ -67,11 +66,20 @@ def runc() -> str:
     sys.exit("phaul runtime: runc is not installed")
 
 
+def read(*path: str) -> str:
+    with open(os.path.join(*path)) as file:
+        return file.read()
+
+
+def write(text: str, *path: str) -> None:
+    with open(os.path.join(*path), "w") as file:
+        file.write(text)
+
+
 def adapt(bundle: str, pending: str) -> dict[str, Any]:
     """Change the bundle for a restore: CRIU's configuration, and mount sources without symlinks (CRIU binds links)."""
     path = os.path.join(bundle, "config.json")
-    with open(path) as file:
-        spec: dict[str, Any] = json.load(file)
+    spec: dict[str, Any] = json.loads(read(path))
     lines = ["action-script " + HOLD]
     for mount in spec["mounts"]:
         if mount.get("type") == "cgroup":
@@ -80,27 +88,22 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
             mount["source"] = os.path.realpath(mount["source"])
     keep_sysctls(spec["linux"].get("sysctl") or {}, os.path.join(pending, "sysctls"))
     conf = os.path.join(pending, "criu.conf")
-    with open(conf, "w") as file:
-        file.write("\n".join(lines) + "\n")
+    write("\n".join(lines) + "\n", conf)
     if os.path.exists(V2):
         # Of the annotation CRIU 4.1 dies.
         os.environ["CRIU_CONFIG_FILE"] = conf
     else:
         # What runc itself says of cgroup mounts gives way to nothing less.
         spec.setdefault("annotations", {})["org.criu.config"] = conf
-    temporary = path + ".phaul"
-    with open(temporary, "w") as file:
-        json.dump(spec, file)
-    os.rename(temporary, path)
+    write(json.dumps(spec), path + ".phaul")
+    os.rename(path + ".phaul", path)
     return spec
 
 
 def keep_sysctls(wanted: dict[str, str], path: str) -> None:
     """The network's, for hold.sh to set: CRIU makes the namespace new, and runc sets none in a restore."""
-    with open(path, "w") as file:
-        for name, value in sorted(wanted.items()):
-            if name.startswith("net."):
-                file.write("%s=%s\n" % (name.replace(".", "/"), value))
+    lines = ["%s=%s\n" % (name.replace(".", "/"), wanted[name]) for name in sorted(wanted) if name.startswith("net.")]
+    write("".join(lines), path)
     os.environ["PHAUL_SYSCTLS"] = path
 
 
@@ -127,18 +130,18 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     """Everything until the first task is there; a process of its own follows the rest."""
     bundle = options.get("--bundle") or options.get("-b") or os.getcwd()
     spec = adapt(bundle, pending)
-    with open(os.path.join(pending, "bundle"), "w") as file:
-        file.write(bundle)
-    with open(os.path.join(pending, "restore.json")) as file:
-        wish = json.load(file)
+    write(bundle, pending, "bundle")
+    wish = json.loads(read(pending, "restore.json"))
     gate = Gate(wish["images"], wish["work"])
     words = ["restore", "--detach", "--image-path", gate.path, "--work-path", wish["work"], *wish["switches"]]
     command = [runc(), *argv[:verb], *words, *argv[verb + 1 :]]
     first = Fifo(os.path.join(pending, "first"))
     os.environ["PHAUL_FIRST"] = first.path
     restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fifo.fd, first.fd])
-    # Loaded while the tasks still run at the source: it takes a good part of what `refresh` does.
-    libc = c_library()
+    # While the tasks still run at the source: it takes a good part of what `refresh` does.
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
     word = awaited(pending)
     if word == b"discard":
         gate.shut(ended)
@@ -213,11 +216,8 @@ def follow(command: list[str], pending: str, pid_file: str, spec: dict[str, Any]
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     mark(pending, "runc")
     if code == 0:
-        with open(pid_file) as file:
-            first = int(file.read())
         mend_oom_score(pending, spec)
-        with open(os.path.join(pending, "restored.new"), "w") as file:
-            file.write(str(first))
+        write(str(int(read(pid_file))), pending, "restored.new")
         os.rename(os.path.join(pending, "restored.new"), os.path.join(pending, "restored"))
     os._exit(code)
 
@@ -243,12 +243,6 @@ def awaited(pending: str) -> bytes:
                     continue
 
 
-def c_library() -> Any:
-    import ctypes
-
-    return ctypes.CDLL(None, use_errno=True)
-
-
 def refresh(libc: Any, root: str) -> None:
     """Files came into the upper directory beneath the mounted root: nothing of what was seen before may be remembered.
 
@@ -269,47 +263,39 @@ def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
     ready, _, _ = select.select([first, ended], [], [])
     if first not in ready:
         return os.waitstatus_to_exitcode(os.waitpid(restorer, 0)[1]) or 1
-    with open(pid_file, "w") as file:
-        file.write(str(int(os.read(first, 32))))
+    write(str(int(os.read(first, 32))), pid_file)
     return 0
 
 
-def held_cgroup(pending: str) -> tuple[str, bool]:
-    """(directory of the freezer cgroup that hold.sh has frozen, whether it is v2).
+def held_cgroup(pending: str) -> str:
+    """The directory of the freezer cgroup that hold.sh has frozen.
 
     Not asked of a task: one that is about to end is shown in the root by cgroup v1, as is all of the host.
     """
-    with open(os.path.join(pending, "cgroup")) as file:
-        return file.read().strip(), os.path.exists(V2)
+    return read(pending, "cgroup").strip()
 
 
 def pids_of(directory: str) -> list[int]:
-    found: list[int] = []
-    for root, _, files in os.walk(directory):
-        if "cgroup.procs" in files:
-            with open(os.path.join(root, "cgroup.procs")) as file:
-                found += map(int, file.read().split())
-    return found
+    lists = [read(root, "cgroup.procs") for root, _, files in os.walk(directory) if "cgroup.procs" in files]
+    return [int(word) for words in lists for word in words.split()]
 
 
 def mend_oom_score(pending: str, spec: dict[str, Any]) -> None:
     """CRIU leaves a score of 0 alone: such tasks would keep the engine's, out of the OOM killer's reach."""
     wanted = str(spec["process"].get("oomScoreAdj") or 0)
-    with open("/proc/self/oom_score_adj") as file:
-        inherited = file.read().strip()
-    for pid in pids_of(held_cgroup(pending)[0]):
+    inherited = read("/proc/self/oom_score_adj")
+    for pid in pids_of(held_cgroup(pending)):
+        score = "/proc/%d/oom_score_adj" % pid
         try:
-            with open("/proc/%d/oom_score_adj" % pid, "r+") as file:
-                if file.read().strip() == inherited:
-                    file.seek(0)
-                    file.write(wanted)
+            if read(score) == inherited:
+                write(wanted, score)
         except OSError:
             pass
 
 
-def thaw(directory: str, v2: bool) -> None:
-    with open(os.path.join(directory, "cgroup.freeze" if v2 else "freezer.state"), "w") as file:
-        file.write("0" if v2 else "THAWED")
+def thaw(directory: str) -> None:
+    word, file = ("0", "cgroup.freeze") if os.path.exists(V2) else ("THAWED", "freezer.state")
+    write(word, directory, file)
 
 
 def hold(pending: str) -> int:
@@ -320,7 +306,7 @@ def hold(pending: str) -> int:
         print("phaul runtime: the restore failed, or the first task has ended", file=sys.stderr)
         give_up(pending)
         return 1
-    directory, v2 = held_cgroup(pending)
+    directory = held_cgroup(pending)
     server = socket.socket(socket.AF_UNIX)
     os.umask(0o177)
     server.bind(os.path.join(pending, "hold.sock"))
@@ -335,13 +321,12 @@ def hold(pending: str) -> int:
             if word == b"ready":
                 peer.send(b"held\n")
             elif word == b"release":
-                thaw(directory, v2)
+                thaw(directory)
                 mark(pending, "thaw")
                 conclude(pending, "released", peer)
                 return 0
             elif word == b"discard":
-                kill(pids_of(directory))
-                thaw(directory, v2)
+                end(directory)
                 conclude(pending, "discarded", peer)
                 return 1
         except OSError:
@@ -353,8 +338,7 @@ def hold(pending: str) -> int:
 def is_there(pending: str) -> bool:
     """Whether the first task is restored, and lives."""
     try:
-        with open(os.path.join(pending, "restored")) as file:
-            return os.path.exists("/proc/%d" % int(file.read()))
+        return os.path.exists("/proc/%d" % int(read(pending, "restored")))
     except OSError:
         return False
 
@@ -362,19 +346,18 @@ def is_there(pending: str) -> bool:
 def give_up(pending: str) -> None:
     """What is frozen neither ends, nor can the engine remove it."""
     try:
-        directory, v2 = held_cgroup(pending)
-        kill(pids_of(directory))
-        thaw(directory, v2)
+        end(held_cgroup(pending))
     except OSError:
         pass
 
 
-def kill(pids: list[int]) -> None:
-    for pid in pids:
+def end(directory: str) -> None:
+    for pid in pids_of(directory):
         try:
             os.kill(pid, 9)
         except ProcessLookupError:
             pass
+    thaw(directory)
 
 
 def conclude(pending: str, how: str, peer: socket.socket) -> None:
