@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -50,15 +51,18 @@ def main(words: Sequence[str]) -> int:
 
 
 def measured(made: bed.Bed, options: argparse.Namespace) -> report.Load:
-    """The idle service first: nothing was asked of it yet."""
+    """The idle service first: nothing was asked of it yet. What is known is saved after each part."""
     only, every = options.only, min(EVERY, options.hauls // 3)
-    return report.Load(
-        machine=machine(made.a),
-        idle=idle.watch(made, options.idle) if "idle" in only else None,
-        rounds=rounds.run(made, options.hauls, every, tell) if "rounds" in only else None,
-        crowd=crowd.move(made, options.at_once, options.others) if "crowd" in only else None,
-        since=min(SINCE, options.hauls // 2),
-    )
+    found = report.Load(machine(made.a), crowd=None, rounds=None, idle=None, since=min(SINCE, options.hauls // 2))
+    if "idle" in only:
+        found = replace(found, idle=idle.watch(made, options.idle))
+        report.save(found, options.out)
+    if "rounds" in only:
+        found = replace(found, rounds=rounds.run(made, options.hauls, every, tell))
+        report.save(found, options.out)
+    if "crowd" in only:
+        found = replace(found, crowd=crowd.move(made, options.at_once, options.others))
+    return found
 
 
 def tell(line: str) -> None:
