@@ -19,6 +19,7 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ POISE_SECONDS = 60
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
 EXIT_SECONDS = 30
+PULSE_SECONDS, STALL_SECONDS = 1, 60
 CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
 _CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
 
@@ -107,7 +109,13 @@ class Starting:
         return int((pending_dir(self.container) / "restored").read_text())
 
     def _await(self, word: bytes, timeout: float) -> None:
-        ready, _, _ = select.select([self._events, self._ended], [], [], timeout)
+        until, progress = freezer.deadline(timeout), Progress(self.container)
+        ready: list[FileIO] = []
+        while not ready and freezer.deadline(0) < until:
+            ready, _, _ = select.select([self._events, self._ended], [], [], min(PULSE_SECONDS, timeout))
+            if progress.stalls():
+                LOG.error("CRIU has said nothing for %d s, and is ended", STALL_SECONDS)
+                criu_api.kill(progress.work)
         if self._events not in ready or self._events.read(len(word)) != word:
             raise self._failure(pending_dir(self.container))
 
@@ -125,6 +133,25 @@ class Starting:
         words = line or self.error or "no reason was given in time"
         sentence, said = diagnosis.told("CRIU could not restore the container", words)
         return HaulFailed(sentence, code="restore", detail=f"{said}\n{self.error}".strip())
+
+
+class Progress:
+    """CRIU's log while it restores: where one of its processes is killed (for want of memory, say), the others wait."""
+
+    def __init__(self, container: str) -> None:
+        self._pending = pending_dir(container)
+        self.work = Path(json.loads((self._pending / "restore.json").read_text())["work"])
+        self._size, self._since = -1, freezer.deadline(0)
+
+    def stalls(self) -> bool:
+        """Whether the log has not grown for long, though the restore is not over."""
+        try:
+            size = (self.work / "restore.log").stat().st_size
+        except FileNotFoundError:
+            return False
+        if size != self._size or (self._pending / "restored").exists():
+            self._size, self._since = size, freezer.deadline(0)
+        return freezer.deadline(-STALL_SECONDS) > self._since
 
 
 def log_marks(container: str, *, skip: int = 0) -> None:

@@ -20,6 +20,7 @@ SEED = 1
 # Cells that did not hold once.
 FIXED = (
     "restore / p.haul killed / postcopy",
+    "restore / CRIU killed / auto",
     "restore / target engine killed / postcopy",
     "release written / target engine killed / auto",
     "sync / target memory limit / stopcopy",
