@@ -153,7 +153,7 @@ FAULTS = (
         engine_killed("a"),
     ),
     Fault("target engine killed", "the same at the target", engine_killed("b")),
-    Fault("CRIU killed", "SIGKILL for the CRIU that dumps, or restores", criu_killed),
+    Fault("CRIU killed", "SIGKILL for the first process of the CRIU that dumps, or restores", criu_killed),
     Fault("link blinks", f"the link is cut for {BLINK_S} s", link_blinks),
     Fault("link cut", "until both hosts have come to a conclusion", link_cut, source=HASTY_SOURCE, target=HASTY_TARGET),
     Fault("target disk full", "not a byte for the engine, P.Haul's journals and logs", disk_full("/var/lib/docker")),

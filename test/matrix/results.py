@@ -15,6 +15,7 @@ from .injections import FAULTS
 from .phases import MODES, PHASES
 
 CODE = re.compile(r"^p\.haul: \[([a-z-]+)\] exit status \d+$", re.MULTILINE)
+PART = re.compile(r"^\d+ cells tried, \d+ held.*:\n\n\| what breaks(.+\n)+\|.+$", re.MULTILINE)
 HEAD = "| what breaks, in each phase and mode | tried | held | it stayed | it moved | by `--resolve` |"
 
 
@@ -166,8 +167,18 @@ def _listed(things: Iterable[object], words: Callable[..., str]) -> str:
     return "\n".join(f"- {' '.join(words(thing).split())}" for thing in things)
 
 
+def part(results: Results) -> str:
+    """What README has of it."""
+    return f"{results.closing} ({_when(results)}):\n\n{by_fault(results)}"
+
+
+def _when(results: Results) -> str:
+    return ", ".join(results.machine.get(name, "") for name in ("date", "kernel")) or "nothing is known of the machine"
+
+
 def into(readme: str, results: Results) -> str:
-    """README with its table made anew. Raises ValueError where it has none."""
-    start = readme.index(HEAD)
-    end = readme.index("\n\n", start)
-    return readme[:start] + by_fault(results) + readme[end:]
+    """README with its part made anew. Raises ValueError where it has none."""
+    old = PART.search(readme)
+    if not old:
+        raise ValueError("README has no table of the crash matrix.")
+    return readme[: old.start()] + part(results) + readme[old.end() :]
