@@ -18,7 +18,7 @@ from phaul.iters import Haul
 from phaul.mstats import Stats
 from phaul.outcome import Outcome, facts, summary
 from phaul.pace import Pace, rate_of
-from phaul.streams import forgiving
+from phaul.streams import forgiving, harmless
 from phaul.views import view
 
 # Commands that are no haul types.
@@ -205,9 +205,10 @@ def told(body: Callable[[], int], program: str, *, json: bool = False) -> int:
         if json:
             display_json.write(sys.stdout, "error", **display_json.error_facts(error))
         with forgiving(sys.stderr):
-            for line in (*error.sentence.splitlines(), *error.detail.splitlines()):
-                print(f"{program}: {line}", file=sys.stderr)
-            print(f"{program}: [{error.code}] exit status {error.status}", file=sys.stderr, flush=True)
+            for line in (*error.sentence.split("\n"), *error.detail.split("\n")):
+                if line:
+                    print(f"{program}: {harmless(line)}", file=sys.stderr)
+            print(f"{program}: [{harmless(error.code)}] exit status {error.status}", file=sys.stderr, flush=True)
         return error.status
     except Exception:
         interrupts.over()
@@ -315,7 +316,7 @@ def _resolve(options: argparse.Namespace) -> int:
     record = resolve.of_subject(options.resolve)
     try:
         with interrupts.shielded():
-            print("\n".join(resolve.settle(record, force=options.force)))
+            print(harmless("\n".join(resolve.settle(record, force=options.force))))
     finally:
         record.close()
     return 0

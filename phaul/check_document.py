@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TypedDict
 
 from phaul.check import Report
-from phaul.connection import printable
 from phaul.errors import Finding, PhaulError
 from phaul.preflight import Host
+from phaul.streams import printable
 
 # What of a host's capabilities others may lack.
 FEATURES = {

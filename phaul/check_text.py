@@ -10,9 +10,9 @@ from typing import TextIO
 
 from phaul.check import BLOCKED, MOVABLE, WARNINGS, Report
 from phaul.check_document import host_facts_of
-from phaul.connection import printable
 from phaul.errors import Finding
 from phaul.mstats import readable
+from phaul.streams import harmless, printable
 
 PLAIN, HEAD, BAD, ODD, GOOD = "", "bold", "bold red", "yellow", "bold green"
 STYLES = {MOVABLE: GOOD, WARNINGS: ODD, BLOCKED: BAD}
@@ -105,7 +105,7 @@ def _verdict(report: Report) -> str:
 def show(report: Report, stream: TextIO, width: int) -> None:
     """Print it; with colours on a terminal."""
     if not stream.isatty():
-        print("\n".join(line.text for line in lines(report, width)), file=stream)
+        print("\n".join(harmless(line.text) for line in lines(report, width)), file=stream)
         return
     # Imported where there is a terminal alone: it takes a good part of p.haul's start.
     from rich.console import Console
@@ -113,4 +113,4 @@ def show(report: Report, stream: TextIO, width: int) -> None:
 
     console = Console(file=stream, highlight=False, width=width)
     for line in lines(report, width):
-        console.print(Text(line.text, style=line.style))
+        console.print(Text(harmless(line.text), style=line.style))

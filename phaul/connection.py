@@ -13,14 +13,18 @@ from typing import NoReturn, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
-from phaul import VERSION, codec, messages_pb2
+from phaul import VERSION, codec, message_bounds, messages_pb2
 from phaul.errors import Blocked, Blocker, Caution, Finding, PhaulError, ProtocolError, from_peer
 from phaul.link import SILENCE_S, Link
 from phaul.relay import MAX_CHUNK
+from phaul.streams import MAX_WORDS, harmless, printable
 
 PROTOCOL = 3
 MAX_MESSAGE = 4 << 20
 HELLO_S = 30.0
+# Of what a peer reports: so many findings, and characters of its details, are more than anybody reads.
+MAX_FINDINGS, MAX_DETAIL = 1000, 64 << 10
+MAX_FACT = 16 << 10  # a processor's flags
 
 _LENGTH = struct.Struct(">I")
 
@@ -62,9 +66,11 @@ class Connection:
                 f"{self.peer} announced a message of {length} bytes; at most {MAX_MESSAGE} are allowed."
             )
         body = self.link.recv_exact(length, timeout=timeout)
+        if message_bounds.too_many(body, kind.DESCRIPTOR):
+            raise ProtocolError(f"{self.peer} sent a message of too many fields.")
         try:
             return kind.FromString(body)
-        except DecodeError as exc:
+        except (DecodeError, ValueError) as exc:  # ValueError: text that is no UTF-8, from protobuf's parser in Python
             raise ProtocolError(f"{self.peer} sent something that is no message of P.Haul.") from exc
 
     def close(self) -> None:
@@ -142,15 +148,15 @@ def failure_of(exc: PhaulError) -> messages_pb2.Failure:
     return messages_pb2.Failure(
         code=exc.code,
         status=exc.status,
-        sentence=exc.sentence,
-        detail=exc.detail,
+        sentence=harmless(exc.sentence),
+        detail=harmless(exc.detail),
         blockers=[message_of(blocker) for blocker in blockers],
     )
 
 
 def message_of(finding: Finding) -> messages_pb2.Finding:
     words = {"code": finding.code, "reason": finding.reason, "remedy": finding.remedy, "subject": finding.subject}
-    return messages_pb2.Finding(**words, blocks=finding.blocks)
+    return messages_pb2.Finding(**{name: printable(said) for name, said in words.items()}, blocks=finding.blocks)
 
 
 def finding_of(message: messages_pb2.Finding) -> Finding:
@@ -159,22 +165,27 @@ def finding_of(message: messages_pb2.Finding) -> Finding:
     return kind(*map(printable, (message.code, message.reason, message.remedy, message.subject)))
 
 
-def printable(text: str) -> str:
-    """What a peer says, without what a terminal would act on."""
-    return "".join(filter(str.isprintable, text))
+def facts_of(message: messages_pb2.HostFacts) -> messages_pb2.HostFacts:
+    """What the peer says of its host, fit for a terminal."""
+    found = messages_pb2.HostFacts()
+    found.CopyFrom(message)
+    for field, value in message.ListFields():
+        if isinstance(value, str):
+            setattr(found, field.name, printable(value, MAX_FACT))
+    return found
 
 
 def raise_failure(failure: messages_pb2.Failure) -> NoReturn:
     """Raise what the peer reported: Blocked where it names blockers, else what its status stands for."""
     if failure.blockers:
-        raise Blocked(tuple(map(finding_of, failure.blockers)))
-    detail = "\n".join(map(printable, failure.detail.splitlines()))
-    raise from_peer(printable(failure.sentence), printable(failure.code), failure.status, detail)
+        raise Blocked(tuple(map(finding_of, failure.blockers[:MAX_FINDINGS])))
+    sentence = harmless(failure.sentence[:MAX_WORDS])
+    raise from_peer(sentence, printable(failure.code), failure.status, harmless(failure.detail[:MAX_DETAIL]))
 
 
 def _mismatch(peer: str, protocol: int, version: str) -> ProtocolError:
     older = peer if protocol < PROTOCOL else "this host"
-    said = "".join(c for c in version[:20] if c.isprintable()) or "unknown"
+    said = printable(version[:20]) or "unknown"
     return ProtocolError(
         f"{peer} speaks protocol {protocol} (P.Haul {said}), this host {PROTOCOL} (P.Haul {VERSION}): "
         f"upgrade P.Haul on {older}, which is the older one.",

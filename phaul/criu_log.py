@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 LINE = re.compile(r"^\(\s*\d+\.\d+\)\s*(?:\d+:\s*)?(Error|Warn)\s*\(([^)]*)\):\s*(.*)$")
-MAX_BYTES = 8 << 20
+MAX_BYTES, MAX_LINE = 8 << 20, 4000
 # Said on the way to other failures, or on success too.
 NOT_DECIDING = (
     "Dumping FAILED",
@@ -27,11 +27,10 @@ def deciding_line(path: Path) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - MAX_BYTES))
-            text = file.read().decode(errors="replace")
+            lines = file.read().decode(errors="replace").split("\n")
     except OSError:
         return ""
-    errors = [
-        match.group(3).strip() for match in map(LINE.match, text.splitlines()) if match and match.group(1) == "Error"
-    ]
+    found = map(LINE.match, (line[:MAX_LINE] for line in lines))
+    errors = [match.group(3).strip() for match in found if match and match.group(1) == "Error"]
     telling = [words for words in errors if not words.startswith(NOT_DECIDING)]
     return (telling or errors or [""])[0]

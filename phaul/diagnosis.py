@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from phaul.streams import printable
+
 
 @dataclass(frozen=True)
 class Diagnosis:
@@ -212,16 +214,20 @@ TABLE: tuple[tuple[str, str, str], ...] = (
 _COMPILED = tuple((re.compile(words), cause, remedy) for words, cause, remedy in TABLE)
 
 
+# CRIU's and runc's lines are shorter. Programs choose names in them: a search must not go over much again and again.
+MAX_LINE = 1000
+
+
 def of(line: str) -> Diagnosis | None:
     """What the line means; None: it is not known."""
     for words, cause, remedy in _COMPILED:
-        if found := words.search(line):
-            groups = [group or "" for group in found.groups()]
+        if found := words.search(line[:MAX_LINE]):
+            groups = [printable(group or "") for group in found.groups()]
             return Diagnosis(cause.format(*groups), remedy.format(*groups))
     return None
 
 
 def told(action: str, line: str) -> tuple[str, str]:
     """A sentence, and the line for those who want to know more: it is in the sentence where nothing better is known."""
-    known = of(line)
+    known, line = of(line), printable(line)
     return (f"{action}. {known}", f"It said: {line}") if known else (f"{action}: {line}", "")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from phaul import procfs
 from phaul.errors import HaulFailed
 
 PAGE = 4096
@@ -75,9 +76,9 @@ def pages(pid: int, *, only_dirty: bool) -> list[tuple[int, int]]:
 
 
 def _private(pid: int) -> Iterator[tuple[int, int]]:
-    for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-        fields = line.split()
-        if fields[1][3] == "p" and fields[-1] not in ("[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]"):
+    for line in procfs.lines(procfs.PROC / str(pid) / "maps"):
+        fields = [*line.split(" ", 5), ""]
+        if fields[1][3] == "p" and fields[5].lstrip(" ") not in ("[vvar]", "[vdso]", "[vsyscall]", "[vvar_vclock]"):
             start, _, end = fields[0].partition("-")
             yield int(start, 16), int(end, 16)
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
 from phaul.mstats import Seen, Stats, readable
-from phaul.streams import forgiving
+from phaul.streams import forgiving, harmless
 
 
 class Display(Protocol):
@@ -41,7 +41,7 @@ class Plain:
         if not sentence:
             return
         with forgiving(self._stream):
-            print(sentence, file=self._stream, flush=True)
+            print(harmless(sentence), file=self._stream, flush=True)
 
     def end(self, seen: Seen) -> None:
         """The phase that was seen, if it was one, has ended."""

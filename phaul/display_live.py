@@ -15,7 +15,7 @@ from rich.text import Text
 from phaul import interrupts
 from phaul.display import Plain, downtime, flow
 from phaul.mstats import Seen, Stats, readable
-from phaul.streams import forgiving
+from phaul.streams import forgiving, harmless
 
 PER_SECOND = 8
 CANCEL, UNDOING, LATE = "Ctrl-C cancels", "cancelling", "too late to cancel"
@@ -51,7 +51,7 @@ class Live(Plain):
         if not sentence:
             return
         with forgiving(self._stream):
-            self._console.print(Text(sentence, style="yellow" if kind == "warning" else ""))
+            self._console.print(Text(harmless(sentence), style="yellow" if kind == "warning" else ""))
 
     def picture(self) -> Group:
         """What moves, as it is now."""

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from google.protobuf.message import DecodeError
+
 from phaul.errors import ProtocolError
 from phaul.messages_pb2 import LogEntry
 
@@ -45,9 +47,11 @@ def _whole_lines(data: bytes) -> int:
 
 
 def _of_lines(data: bytes) -> Spoken:
-    for line in data.splitlines():
-        entry = json.loads(line)
-        yield 2 if entry.get("stream") == "stderr" else 1, entry["log"].encode()
+    for line in data.split(b"\n"):
+        with suppress(ValueError, RecursionError):  # a full disk leaves lines that are none
+            entry = json.loads(line)
+            if isinstance(entry, dict) and isinstance(said := entry.get("log"), str):
+                yield 2 if entry.get("stream") == "stderr" else 1, said.encode(errors="replace")
 
 
 def _whole_entries(data: bytes) -> int:
@@ -64,8 +68,9 @@ def _of_entries(data: bytes) -> Spoken:
     at = 0
     while at < len(data):
         (length,) = _LENGTH.unpack_from(data, at)
-        entry = LogEntry.FromString(data[at + _LENGTH.size : at + _LENGTH.size + length])
-        yield 2 if entry.source == "stderr" else 1, entry.line + (b"" if entry.partial else b"\n")
+        with suppress(DecodeError, ValueError):
+            entry = LogEntry.FromString(data[at + _LENGTH.size : at + _LENGTH.size + length])
+            yield 2 if entry.source == "stderr" else 1, entry.line + (b"" if entry.partial else b"\n")
         at += length + 2 * _LENGTH.size
 
 

@@ -25,6 +25,8 @@ MOVABLE = ("macvlan", "ipvlan")
 KEEP, CLOSE, REFUSE = "keep", "close", "refuse"
 NO_LOCK = "network-lock skip"
 CLOSED = ("tcp-close", "skip-in-flight")
+# Where inspect shows an address, and how long its network's part is.
+LENGTHS = {"IPAddress": "IPPrefixLen", "GlobalIPv6Address": "GlobalIPv6PrefixLen"}
 CRIU_LINES = (NO_LOCK, *CLOSED)
 EARLY = "phaul0"
 NFT_SENTENCE = (
@@ -62,8 +64,7 @@ def endpoints(inspect: Json, networks: Iterable[Json]) -> list[Endpoint]:
     drivers = {network["Name"]: str(network["Driver"]) for network in networks}
     found = []
     for name, end in (inspect["NetworkSettings"]["Networks"] or {}).items():
-        pairs = ((end.get("IPAddress"), "IPPrefixLen"), (end.get("GlobalIPv6Address"), "GlobalIPv6PrefixLen"))
-        addresses = tuple(f"{address}/{end[length]}" for address, length in pairs if address)
+        addresses = tuple(f"{end[seen]}/{end[length]}" for seen, length in LENGTHS.items() if end.get(seen))
         asked = end.get("IPAMConfig") or {}
         found.append(
             Endpoint(

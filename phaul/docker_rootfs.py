@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from phaul import procfs
 from phaul.errors import HaulFailed
 from phaul.run import run
 
@@ -41,8 +42,8 @@ def upper_dir(inspect: dict[str, Any]) -> Path:
 
 def _root_mount(pid: int) -> str:
     """The line of the root in proc(5) mountinfo."""
-    for line in Path(f"/proc/{pid}/mountinfo").read_text().splitlines():
-        if line.split()[4] == "/":
+    for line in procfs.lines(procfs.PROC / str(pid) / "mountinfo"):
+        if line.split(" ")[4] == "/":
             return line
     return ""
 

@@ -29,7 +29,7 @@ from phaul import (
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_networks import CRIU_LINES, early_commands, endpoints, movable
-from phaul.errors import Blocked, Blocker, Finding, HaulFailed, PhaulError, ProtocolError
+from phaul.errors import Blocked, Blocker, Finding, HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.htype import RESTORE_WORK
 from phaul.journal import Journal
 from phaul.overview import Answer
@@ -184,14 +184,17 @@ class DockerTarget:
         return str(self.engine.info()["DockerRootDir"])
 
     def keep_history(self, name: str, chunks: Iterator[bytes]) -> None:
+        if not self.container:
+            raise Refused("A log came before the container was prepared.", code="wrong-state")
         docker_logs.keep(self.inspect, self._root, self.container, name, chunks)
 
     def keep_recent(self, chunks: Iterator[bytes]) -> None:
-        self.recent = b""
+        recent = bytearray()
         for chunk in chunks:
-            self.recent += chunk
-            if len(self.recent) > MAX_RECENT:
+            recent += chunk
+            if len(recent) > MAX_RECENT:
                 raise HaulFailed(f"It wrote more than {MAX_RECENT >> 20} MiB to its log just now.", code="log-storm")
+        self.recent = bytes(recent)
 
     def poise(self, images: Path, *, lazy: bool) -> None:
         # By its id, since it loses its passing name; undone after the hold, which keeps the engine waiting.
@@ -216,7 +219,6 @@ class DockerTarget:
         return self.container
 
     def _network(self, options: Json) -> docker_restore.Network:
-        """Raises ValueError where the source has sent what is no address."""
         ends = endpoints(self.inspect, self.wanted["networks"])
         if options["locked"]:
             self.journal.note(locked=True, moved=movable(ends))

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from phaul import procfs
 from phaul.errors import HaulFailed
 
 TICK_MS = 1
@@ -98,7 +99,7 @@ class Freezer:
 def of(pid: int) -> Freezer:
     """The freezer of a process. Raises HaulFailed (no-freezer) where it has none of its own."""
     try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        lines = procfs.lines(procfs.PROC / str(pid) / "cgroup")
     except OSError:
         raise HaulFailed(f"Process {pid} is gone.", code="gone") from None
     for line in lines:

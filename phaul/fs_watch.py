@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import select
 import stat
 import threading
@@ -18,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from phaul import inotify
+from phaul import inotify, procfs
 from phaul.inotify import Event, Inotify
 
-PROC = Path("/proc")
+PROC = procfs.PROC
 MAX_NAMES = 20_000
 MAX_DIRECTORIES = 100_000
 MADE = inotify.CREATE | inotify.DELETE | inotify.MOVED_FROM | inotify.MOVED_TO
@@ -272,14 +271,10 @@ def mounts(seen: Path) -> list[tuple[str, str]]:
     Raises Doubt where the root of a task is not the top of an overlay: it has changed its root, so its view is another.
     """
     of_task = seen.parent.parent == PROC and seen.name == "root"
-    lines = (seen.parent if of_task else PROC / "self").joinpath("mountinfo").read_text().splitlines()
-    found = [(line.split()[0], _unescaped(line.split()[4])) for line in lines]
+    lines = procfs.lines((seen.parent if of_task else PROC / "self") / "mountinfo")
+    found = [(line.split(" ")[0], procfs.unescaped(line.split(" ")[4])) for line in lines]
     if not of_task:
         return [(number, point) for number, point in found if Path(point).is_relative_to(os.path.realpath(seen))]
-    if not any(line.split()[4] == "/" and " - overlay " in line for line in lines):
+    if not any(line.split(" ")[4] == "/" and " - overlay " in line for line in lines):
         raise Doubt("its first task has another root")
     return found
-
-
-def _unescaped(point: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)

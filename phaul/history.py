@@ -12,6 +12,7 @@ from typing import Any
 from phaul import display_json, journal, resolve
 from phaul.journal import SOURCE, TARGET, Journal
 from phaul.mstats import readable
+from phaul.streams import printable
 
 DIRECTIONS = {SOURCE: "to", TARGET: "from"}
 # By side and state. At the source it says more of what was undone, if its p.haul lived to note it.
@@ -81,8 +82,8 @@ def _row(facts: dict[str, Any]) -> tuple[str, ...]:
     downtime, total, sent = (facts.get(key) for key in ("downtime", "total", "sent"))
     return (
         moment(facts["begun"]),
-        facts["subject"],
-        f"{facts['direction']} {facts['peer']}",
+        printable(str(facts["subject"])),
+        printable(f"{facts['direction']} {facts['peer']}"),
         facts["outcome"] + why,
         "-" if downtime is None else f"{downtime * 1000:.0f} ms",
         "-" if total is None else f"{total:.1f} s",

@@ -24,13 +24,16 @@ MIN_RSYNC = (3, 2)
 MIN_RUNC = (1, 1)
 SECURITY_MODULES = Path("/sys/kernel/security/lsm")
 CLOCK_SECONDS = 5.0
+# int() takes no more than so many digits, and a search that fails goes over them again and again.
+MAX_VERSION = 200
+VERSION = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 PYCRIU_MISSING = "The Python module pycriu is not on {host}"
 PYCRIU_REMEDY = "install the distribution's package python3-pycriu (it is not on PyPI)"
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The first dotted number in the text, as numbers; () where there is none."""
-    found = re.search(r"\d+(\.\d+)+", text)
+    """The first dotted number in the text, as numbers; () where there is none. A peer's text may be anything."""
+    found = VERSION.search(text[:MAX_VERSION])
     return tuple(int(part) for part in found.group().split(".")) if found else ()
 
 

@@ -57,7 +57,8 @@ def merged(text: str, runtime: str) -> str | None:
     """daemon.json with the runtime in it; None where it is there already. Raises Refused (daemon-json)."""
     try:
         document: Any = json.loads(text) if text.strip() else {}
-    except ValueError as error:
+        json.dumps(document, allow_nan=False)  # what is no JSON would not be when it is written again either
+    except (ValueError, RecursionError) as error:
         raise Refused(
             f"{DAEMON_JSON} is not JSON ({error}): mend it first; nothing was changed.", code="daemon-json"
         ) from None

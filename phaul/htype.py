@@ -1,8 +1,9 @@
 """Haul types: the table of drivers, and the contract between a driver and the workers.
 
-A driver is one module with three names: `CAPABILITIES`, `Source` and `Target`. The workers
-(iters, service) ask what a driver can do and never which one it is. To add one: write the module,
-add a row to TABLE.
+A driver is one module with three names: `CAPABILITIES`, `Source` and `Target`, and two more that say
+what of a peer its target half is given at all: `WANTED` and `OPTIONS`, the shapes (documents.py) of
+Source.wanted and Dumped.options. The workers (iters, service) ask what a driver can do and never
+which one it is. To add one: write the module, add a row to TABLE.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from phaul import documents
+from phaul.documents import Shape
 from phaul.errors import Finding, UsageError
 from phaul.journal import Journal
 from phaul.messages_pb2 import Expectation
@@ -159,14 +162,14 @@ class Target(Protocol):
 
     @staticmethod
     def admit(wanted: dict[str, Any], policy: Policy) -> Sequence[Finding]:
-        """What of it the policy speaks against; reads only, and the document may be anything, as for check()."""
+        """What of it the policy speaks against; reads only, and the document may be anything of its shape."""
 
     @staticmethod
     def check(wanted: dict[str, Any], policy: Policy) -> Answer:
         """Reads only, and says what admit() finds as well.
 
-        The document may be anything: raises ValueError, KeyError, TypeError or AttributeError where it is none, and
-        ProtocolError for what no source of ours sends.
+        Raises ValueError, KeyError, TypeError or AttributeError where the document is none, and ProtocolError for what
+        no source of ours sends.
         """
 
     def receive_image(self, chunks: Iterator[bytes]) -> None: ...
@@ -220,6 +223,8 @@ class Driver:
     source: type[Source]
     target: type[Target]
     add_arguments: Callable[[argparse.ArgumentParser], None]
+    wanted: Shape = documents.anything
+    options: Shape = documents.anything
     members: Callable[[str], list[str]] | None = None  # subjects of a group by its name, in the order of their need
 
 
@@ -236,5 +241,7 @@ def load(name: str) -> Driver:
         cast("type[Source]", module.Source),
         cast("type[Target]", module.Target),
         module.add_arguments,
+        getattr(module, "WANTED", documents.anything),
+        getattr(module, "OPTIONS", documents.anything),
         getattr(module, "members", None),
     )

@@ -36,7 +36,11 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def receive(directory: Path, channel: Connection) -> None:
-    """Files into the directory, 0600, no others touched. Raises ProtocolError for a name that is none, LinkLost."""
+    """Files into the directory, 0600, no others touched.
+
+    Raises ProtocolError for a name that is none or comes twice, HaulFailed (images) where they cannot be stored,
+    LinkLost.
+    """
     for _ in range(MAX_FILES):
         head = channel.recv(ImageFile)
         if not head.name:
@@ -48,16 +52,18 @@ def receive(directory: Path, channel: Connection) -> None:
 
 
 def _receive_one(path: Path, size: int, channel: Connection) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     total = 0
-    with open(descriptor, "wb", buffering=0) as file:
-        try:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "wb", buffering=0) as file:
             for data in channel.link.recv_chunks():
                 total += len(data)
                 if total > size:
                     raise ProtocolError(f"Image file {path.name} is longer than its {size} bytes.")
                 file.write(data)
-        except OSError as error:
-            raise HaulFailed(f"The target could not store {path.name}: {error.strerror}.", code="images") from None
+    except FileExistsError:
+        raise ProtocolError(f"The peer sent the image file {path.name} twice.") from None
+    except OSError as error:
+        raise HaulFailed(f"The target could not store {path.name}: {error.strerror}.", code="images") from None
     if total != size:
         raise ProtocolError(f"Image file {path.name} has {total} of its {size} bytes.")

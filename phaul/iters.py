@@ -33,7 +33,7 @@ from phaul import (
     resolve,
 )
 from phaul.barrier import HELD, POISED, Barrier
-from phaul.connection import Connection, printable, raise_failure
+from phaul.connection import Connection, raise_failure
 from phaul.desk import Desk
 from phaul.display import Display
 from phaul.errors import Cancelled, HaulFailed, InDoubt, PhaulError, Untidy
@@ -47,6 +47,7 @@ from phaul.pages_source import CHANNELS, Memory, Serving
 from phaul.pre_compare import Compared
 from phaul.pre_copy import CHANNEL, Rounds, Sender, Tracked
 from phaul.prospect import Prospect
+from phaul.streams import printable
 from phaul.targets import Reach
 from phaul.tasks import Crew
 from phaul.xem_rpc import Caller

@@ -214,7 +214,7 @@ class Journal:
         for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
             try:
                 self._apply(_checked(json.loads(line), first=number == 1))
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 self.damaged = number
                 break
         return len(whole) + bool(whole)

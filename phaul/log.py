@@ -8,9 +8,18 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TextIO
 
+from phaul.streams import harmless
+
 FORMAT = "%(asctime)s.%(msecs)03d %(levelname)s %(threadName)s %(name)s: %(message)s"
 MOST = 8 << 20
 ROOT = logging.getLogger("phaul")
+
+
+class _Formatter(logging.Formatter):
+    """What is in a message may be a peer's or a container's: it neither reaches a terminal nor begins a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return harmless(super().format(record)).replace("\n", "\n    ")
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
@@ -34,7 +43,7 @@ def setup(*, verbosity: int, stream: bool = True) -> None:
     if stream:
         handler = _Stderr()
         handler.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG))
-        handler.setFormatter(logging.Formatter(FORMAT, "%H:%M:%S"))
+        handler.setFormatter(_Formatter(FORMAT, "%H:%M:%S"))
         ROOT.addHandler(handler)
 
 
@@ -46,7 +55,7 @@ def to_file(path: Path, *, most: int = 0) -> logging.Handler:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     handler = RotatingFileHandler(path, maxBytes=most, backupCount=1)
     path.chmod(0o600)
-    handler.setFormatter(logging.Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Formatter(FORMAT, "%Y-%m-%d %H:%M:%S"))
     ROOT.addHandler(handler)
     return handler
 

@@ -55,7 +55,11 @@ def can_lock() -> bool:
 
 def interfaces(pid: int) -> list[Interface]:
     """Those of the task's namespace but for the loopback. Raises HaulFailed."""
-    shown = json.loads(inside(pid, "ip", "-j", "address").out or "[]")
+    said = inside(pid, "ip", "-j", "address").out
+    try:
+        shown = json.loads(said or "[]")
+    except ValueError:  # its programs may have given a device any name
+        raise HaulFailed(f"The network devices of process {pid} cannot be listed.", code="network") from None
     return [
         Interface(
             str(one["ifname"]),

@@ -8,6 +8,7 @@ import re
 from phaul.docker_project import members
 from phaul.docker_source import DockerSource as Source
 from phaul.docker_target import DockerTarget as Target
+from phaul.docker_wanted import OPTIONS, WANTED
 from phaul.htype import Capabilities
 
 CAPABILITIES = Capabilities()
@@ -17,7 +18,7 @@ TCP = {
     "refuse": "nothing is moved that has some",
 }
 
-__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments", "members"]
+__all__ = ["CAPABILITIES", "OPTIONS", "WANTED", "Source", "Target", "add_arguments", "members"]
 
 
 def _name(text: str) -> str:

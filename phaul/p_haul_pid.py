@@ -18,21 +18,31 @@ from typing import Any
 
 import psutil
 
-from phaul import criu_api, freezer, sample, task_checks, tasks_seen
+from phaul import criu_api, documents, freezer, sample, task_checks, tasks_seen
 from phaul.errors import Blocker, HaulFailed, Refused
 from phaul.host_facts import pycriu_blockers
 from phaul.htype import Capabilities, Dumped, Tree
 from phaul.journal import Journal
 from phaul.overview import REFUSED, Answer, Connection, Overview, Part
-from phaul.pid_files import FileSeen, files_of, lacking
+from phaul.pid_files import FILE, FileSeen, files_of, lacking
 from phaul.policy import CODE, Policy
 from phaul.tasks_seen import Written
 
 CAPABILITIES = Capabilities.of_words(["hold", "compress"])
+_PID = documents.within(1, 1 << 22)  # PID_MAX_LIMIT of the kernel
+WANTED = documents.record(
+    pids=documents.each(_PID),
+    threads=documents.each(_PID),
+    files=documents.each(FILE),
+    shell_job=documents.flag,
+    root=documents.place,
+    rpid=documents.place,
+)
+OPTIONS = documents.record()
 Json = dict[str, Any]
 EXIT_SECONDS = 30.0
 
-__all__ = ["CAPABILITIES", "Source", "Target", "add_arguments"]
+__all__ = ["CAPABILITIES", "OPTIONS", "WANTED", "Source", "Target", "add_arguments"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +233,12 @@ class Target:
     def receive_image(self, chunks: Iterator[bytes]) -> None:
         raise HaulFailed("A process has no image.", code="no-image")
 
+    def keep_history(self, name: str, chunks: Iterator[bytes]) -> None:
+        raise HaulFailed("A process has no log.", code="no-log")
+
+    def keep_recent(self, chunks: Iterator[bytes]) -> None:
+        raise HaulFailed("A process has no log.", code="no-log")
+
     def prepare(self) -> list[Path]:
         return []
 
@@ -255,7 +271,7 @@ class Target:
 
     @staticmethod
     def kill(facts: Json) -> None:
-        for pid in facts["pids"]:
+        for pid in living(facts["pids"]):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -33,7 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
-from phaul import pages_filler, pages_store, uffd
+from phaul import pages_filler, pages_store, procfs, uffd
 from phaul.errors import PhaulError
 from phaul.pager_keeper import Keeper
 from phaul.pages_asker import Asker
@@ -353,11 +353,11 @@ def listening(path: Path) -> socket.socket:
 
 def _leave_cgroups() -> None:
     """A unit of systemd that ends takes along whoever is in its cgroup."""
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
+    for line in procfs.lines(procfs.PROC / "self" / "mountinfo"):
+        fields = line.split(" ")
         if fields[fields.index("-") + 1].startswith("cgroup"):
             with contextlib.suppress(OSError):
-                (Path(fields[4]) / "cgroup.procs").write_text(str(os.getpid()))
+                (Path(procfs.unescaped(fields[4])) / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def main() -> None:

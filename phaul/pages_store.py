@@ -12,10 +12,13 @@ import mmap
 import os
 import socket
 
+from phaul.errors import ProtocolError
 from phaul.pages_wire import ANSWER_BYTES, FORGET, FORGET_TASK, MAX_PAGES, PAGE, Wish, answer_of
 from phaul.spans import Spans
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
+# Of all tasks: 8 GiB in pages of which each second one came.
+MAX_SPANS = 2 << 20
 _PUNCH_HOLE = 3  # with FALLOC_FL_KEEP_SIZE, linux/falloc.h
 
 
@@ -27,7 +30,7 @@ class Store:
         self.buffer = ctypes.addressof(ctypes.c_char.from_buffer(self._pages))
         self._view = memoryview(self._pages)
         self._file = os.memfd_create("phaul-pages", os.MFD_CLOEXEC)
-        self._end = 0
+        self._end = self._count = 0
         self._tasks: dict[int, Spans] = {}
 
     @property
@@ -39,8 +42,14 @@ class Store:
         return self._tasks.setdefault(task, Spans())
 
     def put(self, wish: Wish, data: memoryview) -> None:
-        """`data` may be empty: zeros."""
+        """`data` may be empty: zeros. Raises ProtocolError for what no host's tasks have."""
         self.forget(wish)
+        self._count += 1
+        # Neighbours become one: there are fewer than came, and they are counted when that says nothing any more.
+        if self._count > MAX_SPANS:
+            self._count = sum(map(len, self._tasks.values()))
+            if self._count > MAX_SPANS // 2:
+                raise ProtocolError("The source sends memory in more pieces than tasks have.")
         if data:
             os.pwrite(self._file, data, self._end)
         else:
@@ -49,7 +58,8 @@ class Store:
         self._end += wish.size
 
     def forget(self, wish: Wish) -> None:
-        for start, end, place in self.spans(wish.task).cut(wish.start, wish.end):
+        known = self._tasks.get(wish.task)
+        for start, end, place in known.cut(wish.start, wish.end) if known else ():
             self._punch(place, end - start)
 
     def forget_task(self, task: int) -> None:
@@ -58,7 +68,8 @@ class Store:
 
     def take(self, task: int, most: int = MAX_PAGES * PAGE, after: int = 0) -> Wish | None:
         """Take out the task's next pages from the address `after` on; their bytes are at `buffer` then."""
-        span = self.spans(task).take(most, after)
+        known = self._tasks.get(task)
+        span = known.take(most, after) if known else None
         if not span:
             return None
         start, end, place = span

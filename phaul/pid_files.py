@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROC = Path("/proc")
+from phaul import documents, procfs
+
+PROC = procfs.PROC
+FILE = documents.record(path=documents.path, size=documents.number, grows=documents.flag)
 WRITING = os.O_WRONLY | os.O_RDWR
 
 
@@ -44,9 +47,8 @@ def files_of(pids: list[int]) -> list[FileSeen]:
 def mapped(pid: int) -> set[str]:
     """Paths, as the process sees them."""
     with contextlib.suppress(OSError):
-        lines = (PROC / str(pid) / "maps").read_text().splitlines()
-        fields = [line.split(maxsplit=5) for line in lines]
-        return {f[5] for f in fields if len(f) == 6 and f[5].startswith("/") and not f[5].endswith("(deleted)")}
+        paths = (procfs.mapped_file(pid, line) for line in procfs.lines(PROC / str(pid) / "maps"))
+        return {path for path in paths if path and not path.endswith("(deleted)")}
     return set()
 
 

@@ -9,13 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from phaul import codec, host_facts
-from phaul.connection import finding_of, printable
+from phaul.connection import MAX_FINDINGS, facts_of, finding_of
 from phaul.errors import Blocked, Blocker, Finding
 from phaul.htype import Capabilities, Driver, Source
 from phaul.messages_pb2 import Check, HostFacts, Request
 from phaul.xem_rpc import Caller
 
 CHECK_SECONDS = 60
+_MAX_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -72,13 +73,12 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     began = time.monotonic()
     request = Request(check=Check(haul_type=driver.name, wanted=wanted, facts=facts))
     checked = caller.call(request, timeout=CHECK_SECONDS).checked
-    _make_printable(checked.facts)
-    there = Host(checked.facts, {fact.name: fact.value for fact in checked.shown})
+    there = Host(facts_of(checked.facts), {fact.name: fact.value for fact in checked.shown[:_MAX_SHOWN]})
     if there.facts.host_id == facts.host_id:
         same = Blocker("same-host", "The target is this host itself", "name another one", there.facts.hostname)
         return Survey((same,), here, there)
     found += _of_both(facts, there.facts, options, seconds=time.monotonic() - began)
-    found += _about(map(finding_of, checked.findings), there.facts.hostname)
+    found += _about(map(finding_of, checked.findings[:MAX_FINDINGS]), there.facts.hostname)
     hosts = Capabilities.of_words(facts.capabilities) & Capabilities.of_words(there.facts.capabilities)
     able = driver.capabilities & hosts
     found += _of_able(able, {"this host": facts, there.facts.hostname: there.facts}, options)
@@ -86,12 +86,6 @@ def survey(driver: Driver, source: Source, caller: Caller, options: argparse.Nam
     cautions = tuple(finding for finding in every if not finding.blocks)
     made = Plan(able, wanted, tuple(checked.lacks), int(document["memory"]), cautions, int(document.get("bytes", 0)))
     return Survey(every, here, there, made)
-
-
-def _make_printable(facts: HostFacts) -> None:
-    """They become parts of sentences."""
-    for field in ("hostname", "machine", "kernel", "criu", "rsync", "security"):
-        setattr(facts, field, printable(getattr(facts, field)))
 
 
 def _about(found: Iterable[Finding], where: str) -> list[Finding]:

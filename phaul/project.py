@@ -20,6 +20,7 @@ from phaul import interrupts, run
 from phaul.barrier import GO, HELD, POISED
 from phaul.errors import Blocked, Blocker, HaulFailed, Refused, from_peer
 from phaul.htype import Driver
+from phaul.streams import harmless
 
 CHECK_SECONDS = 300
 _LINE = 64
@@ -49,7 +50,8 @@ class Member:
                 if self._raw:
                     print(json.dumps({**said, "member": self.name}), flush=True)
                 elif said["type"] != "error" and said.get("sentence"):
-                    print("\n".join(f"{self.name}: {words}" for words in said["sentence"].splitlines()), flush=True)
+                    lines = harmless(said["sentence"]).split("\n")
+                    print("\n".join(f"{self.name}: {words}" for words in lines), flush=True)
 
     def until(self, place: str) -> None:
         """Raises what it failed with."""

@@ -11,7 +11,8 @@ import contextlib
 import os
 import struct
 import time
-from pathlib import Path
+
+from phaul import procfs
 
 PAGE, PIECE = 4096, 64 << 10
 SECONDS = 0.04
@@ -54,11 +55,11 @@ class _Areas:
         self.tries = min(TRIES, 4 * self.pieces)
 
     def _add(self, pid: int, files: contextlib.ExitStack) -> None:
-        proc = Path("/proc") / str(pid)
-        maps = (proc / "maps").read_text()
+        proc = procfs.PROC / str(pid)
+        maps = procfs.lines(proc / "maps")
         memory, pagemap = (files.enter_context((proc / name).open("rb", buffering=0)) for name in ("mem", "pagemap"))
-        for line in maps.splitlines():
-            bounds, access, *_ = line.split()
+        for line in maps:
+            bounds, access, *_ = line.split(" ")
             start, end = (int(bound, 16) for bound in bounds.split("-"))
             if access[0] == "r" and access[3] == "p" and "[v" not in line:
                 self.pieces += -(-(end - start) // PIECE)

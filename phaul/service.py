@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 import threading
 import time
 from collections.abc import Iterator
 
-from phaul import forecast, host_facts, htype, journal, log_bundle, pages_target, places, session
+from phaul import documents, forecast, host_facts, htype, journal, log_bundle, pages_target, places, session
 from phaul.connection import Connection, failure_of, message_of, welcome
 from phaul.errors import HaulFailed, LinkLost, PhaulError, ProtocolError, Refused
 from phaul.link import Link
 from phaul.messages_pb2 import Begin, Check, Checked, Complete, Done, Fact, Hello, LogsAre, Reply, Request, StateIs
 from phaul.policy import EVERYTHING, STRICT, Policy
 from phaul.session import Session
+from phaul.streams import printable
 from phaul.xem_rpc import serve
 
 LOG = logging.getLogger("phaul.service")
@@ -190,6 +190,8 @@ class _Talk:
         if what == "logs":
             return self._logs(request.logs.haul)
         if what == "begin":
+            if self.session:
+                raise ProtocolError("The peer begins a haul on a connection that speaks of another.")
             self._take(self.service.begin(request.begin, self.peer, self.policy))
             return self._own().begun()
         if what == "state":
@@ -325,12 +327,12 @@ def _documented() -> Iterator[None]:
 def _check(request: Check, policy: Policy) -> Reply:
     with _documented():
         driver = htype.load(request.haul_type)
-        answer = driver.target.check(json.loads(request.wanted), policy)
+        answer = driver.target.check(documents.read(request.wanted, driver.wanted), policy)
     checked = Checked(
         findings=map(message_of, answer.findings),
         facts=host_facts.gather(),
         lacks=answer.lacks,
-        shown=[Fact(name=name, value=value) for name, value in answer.facts.items()],
+        shown=[Fact(name=name, value=printable(value)) for name, value in answer.facts.items()],
     )
     return Reply(checked=checked)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import secrets
 import shutil
@@ -12,13 +11,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from phaul import forecast, fs_haul, htype, images, journal, log, pages_target, places, tasks_seen, verify
+from phaul import (
+    documents,
+    forecast,
+    fs_haul,
+    htype,
+    images,
+    journal,
+    log,
+    pages_target,
+    places,
+    procfs,
+    tasks_seen,
+    verify,
+)
 from phaul.connection import Connection
 from phaul.errors import Blocked, HaulFailed, PhaulError, ProtocolError, Refused
 from phaul.messages_pb2 import Begin, Begun, Done, Held, Prepare, Prepared, Reply, Restore, StateIs, Verify
 from phaul.policy import Policy
+from phaul.streams import printable
 
 LOG = logging.getLogger("phaul.session")
+MAX_SUBJECT = 1000
 
 # What is asked for once, one after the other, and when which channels may be opened.
 STEPS = ("begin", "prepare", "poise", "restore")
@@ -32,12 +46,17 @@ class Session:
         self.lock = threading.RLock()
         self.token = secrets.token_bytes(16)
         self.driver = htype.load(begin.haul_type)
+        wanted = documents.read(begin.wanted, self.driver.wanted)
         self.work = places.WORK / begin.haul
         self.logs = places.log_dir(begin.haul)
         self.log_handler = log.to_file(self.logs / "p.haul-service.log")
         try:
             self.journal = journal.begin(
-                journal.TARGET, haul=begin.haul, haul_type=begin.haul_type, subject=begin.subject, peer=peer
+                journal.TARGET,
+                haul=begin.haul,
+                haul_type=begin.haul_type,
+                subject=printable(begin.subject),
+                peer=peer,
             )
         except BaseException:
             log.drop(self.log_handler)
@@ -49,7 +68,7 @@ class Session:
         try:
             self.journal.push("work", path=str(self.work))
             places.private_dir(self.work)
-            self.target = self.driver.target(json.loads(begin.wanted), self.journal, policy)
+            self.target = self.driver.target(wanted, self.journal, policy)
         except BaseException:
             undo_all(self.journal, self.driver)
             self.close()
@@ -76,7 +95,7 @@ class Session:
             work = self.work / htype.RESTORE_WORK
             pages_target.start(self.haul, token=self.token, images=self._images, work=work)
         self.trees = self.target.prepare()
-        return Reply(prepared=Prepared(trees=[str(tree) for tree in self.trees]))
+        return Reply(prepared=Prepared(trees=[procfs.worded(str(tree)) for tree in self.trees]))
 
     def poise(self) -> Reply:
         self._expect(journal.BEGUN)
@@ -86,8 +105,9 @@ class Session:
 
     def restore(self, request: Restore) -> Reply:
         self._expect(journal.BEGUN)
+        options = documents.read(request.options, self.driver.options)
         self._go_on("restore")
-        subject = self.target.restore(self._images, json.loads(request.options), self.logs)
+        subject = self.target.restore(self._images, options, self.logs)
         self.journal.advance(journal.HELD)
         return Reply(held=Held(subject=subject))
 
@@ -221,18 +241,22 @@ class Session:
 
 
 def admit(request: Begin, policy: Policy) -> None:
-    """Before anything is written. Raises Blocked (not-allowed), ProtocolError for a document that is none."""
+    """Before anything is written. Raises Blocked (not-allowed), ProtocolError for what no source sends."""
     driver = htype.load(request.haul_type)
-    if found := driver.target.admit(json.loads(request.wanted), policy):
+    if len(request.subject) > MAX_SUBJECT:
+        raise ProtocolError(f"The peer hauls something whose name has {len(request.subject)} characters.")
+    if found := driver.target.admit(documents.read(request.wanted, driver.wanted), policy):
         raise Blocked(tuple(found))
 
 
 def pace_of(channel: Connection) -> str:
     """How fast what comes on the channel "speed" came, of which nothing is kept. Raises ProtocolError for too much."""
     came = []
+    left = forecast.PROBE_BYTES
     for chunk in channel.link.recv_chunks():
         came.append((time.monotonic(), len(chunk)))
-        if sum(length for _, length in came) > forecast.PROBE_BYTES:
+        left -= len(chunk)
+        if left < 0 or len(came) > forecast.PROBE_CHUNKS:
             raise ProtocolError(f"{channel.peer} sends more than is needed to measure the link.")
     return later_pace(came)
 

@@ -16,6 +16,7 @@ from phaul.errors import HaulFailed, Refused, from_peer
 from phaul.history import DIRECTIONS, moment, whose
 from phaul.journal import SOURCE, TARGET, Journal
 from phaul.mstats import Seen
+from phaul.streams import harmless
 
 UNDER_WAY, SETTLING, DEAD, IN_DOUBT = "under-way", "settling", "dead", "in-doubt"
 THERE = {
@@ -68,7 +69,7 @@ def status(options: argparse.Namespace) -> int:
         if options.json:
             display_json.write(sys.stdout, "status", **_status_facts(one))
         else:
-            print("\n".join(_status_lines(one)))
+            print(harmless("\n".join(_status_lines(one))))
     if not found and not options.json:
         print("No haul is under way on this host, and none is in doubt.")
     return 0

@@ -8,11 +8,11 @@ import signal
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from phaul import procfs
 from phaul.messages_pb2 import Expectation, OpenFile, Task
 
-PROC = Path("/proc")
+PROC = procfs.PROC
 CAP_SYS_RESOURCE = 24
 # The kernel's function in which a parent sleeps (kernel/fork.c); its name changed with 5.10.
 VFORK_WAITS = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
@@ -21,7 +21,7 @@ VFORK_WAITS = ("kernel_clone", "_do_fork", "wait_for_vfork_done")
 def status_of(pid: int) -> dict[str, str]:
     """/proc/<pid>/status as a table; empty where the process is gone."""
     with contextlib.suppress(OSError):
-        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        lines = procfs.lines(PROC / str(pid) / "status")
         return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     return {}
 
@@ -34,7 +34,7 @@ def boot_id() -> str:
 def born(pid: int) -> str:
     """Boot and start time of a process, as one word that tells it from every other of the same pid; "": gone."""
     with contextlib.suppress(OSError, IndexError):
-        return f"{boot_id()} {(PROC / str(pid) / 'stat').read_text().rpartition(')')[2].split()[19]}"
+        return f"{boot_id()} {(PROC / str(pid) / 'stat').read_bytes().rpartition(b')')[2].split()[19].decode()}"
     return ""
 
 
@@ -51,7 +51,7 @@ def expectation(pids: list[int], *, mounts: bool = True) -> Expectation:
         if not status or status["State"].startswith("Z"):
             continue
         inner = int(status["NSpid"].split()[-1])
-        seen.tasks.append(Task(pid=inner, threads=int(status["Threads"]), comm=status["Name"]))
+        seen.tasks.append(Task(pid=inner, threads=int(status["Threads"]), comm=procfs.worded(status["Name"])))
         seen.files.extend(_open_files(pid, inner))
     seen.tasks.sort(key=lambda task: task.pid)
     seen.files.sort(key=lambda file: (file.pid, file.fd))
@@ -70,7 +70,7 @@ def _open_files(pid: int, inner: int) -> list[OpenFile]:
                 if stat.S_ISREG(seen.st_mode):
                     path = os.readlink(directory / name)
                     path = "(deleted)" if path.endswith(" (deleted)") else path
-                    found.append(OpenFile(pid=inner, fd=int(name), path=path, size=seen.st_size))
+                    found.append(OpenFile(pid=inner, fd=int(name), path=procfs.worded(path), size=seen.st_size))
     return found
 
 
@@ -87,26 +87,26 @@ def mounts(pid: int) -> list[Mount]:
     """What the task has mounted; nothing where it is gone."""
     found = []
     with contextlib.suppress(OSError):
-        for line in (PROC / str(pid) / "mountinfo").read_text().splitlines():
-            fields = line.split()
-            found.append(Mount(fields[4], fields[2], fields[fields.index("-") + 1]))
+        for line in procfs.lines(PROC / str(pid) / "mountinfo"):
+            fields = line.split(" ")
+            found.append(Mount(procfs.unescaped(fields[4]), fields[2], fields[fields.index("-") + 1]))
     return found
 
 
 def mount_points(pid: int) -> list[str]:
     """Mount points as the task sees them, sorted; field 5 of proc(5) mountinfo."""
-    lines = (PROC / str(pid) / "mountinfo").read_text().splitlines()
-    return sorted(line.split()[4] for line in lines)
+    lines = procfs.lines(PROC / str(pid) / "mountinfo")
+    return sorted(procfs.worded(line.split(" ")[4]) for line in lines)
 
 
 def written_through_maps(pid: int) -> set[str]:
     """Files mapped shared and writable: their bytes change without their dates changing (mmap(2))."""
     found = set()
     with contextlib.suppress(OSError):
-        for line in (PROC / str(pid) / "maps").read_text().splitlines():
-            fields = line.split(maxsplit=5)
-            if len(fields) == 6 and fields[1][1] == "w" and fields[1][3] == "s" and fields[5].startswith("/"):
-                found.add(fields[5])
+        for line in procfs.lines(PROC / str(pid) / "maps"):
+            access = line.split(" ", 2)[1]
+            if access[1] == "w" and access[3] == "s" and (path := procfs.mapped_file(pid, line)):
+                found.add(path)
     return found
 
 

@@ -115,7 +115,7 @@ def lazy_from(monkeypatch: pytest.MonkeyPatch, areas: list[tuple[int, int]], ent
         "mm-7.img": [{"vmas": [{"start": a * PAGE, "end": b * PAGE} for a, b in areas]}],
         "pagemap-7.img": [{"pages_id": 1}, *({**entry, "vaddr": entry["vaddr"] * PAGE} for entry in entries)],
     }
-    monkeypatch.setattr(pages_images, "_load", lambda path: documents[path.name])
+    monkeypatch.setattr(pages_images, "_load", lambda path, _magic: documents[path.name])
     lazy = lazy_pages(Path("/images"), 7)
     return [(a // PAGE, b // PAGE, s // PAGE) for a, b, s in lazy.spans], [first // PAGE for first in lazy.firsts]
 

@@ -66,18 +66,18 @@ find_python() {
     return 1
 }
 
-# make_venv: sets $python to that of an environment with the packages of requirements.txt
+# make_venv [FILE]: sets $python to that of an environment with the packages of requirements.txt, and of the file
 make_venv() {
     local wanted key venv
     wanted=$root/test/lab/requirements.txt
-    key=$({ cat "$wanted"; "$python" -VV; } | sha256sum | cut -c1-16)
+    key=$({ cat "$wanted" "$@"; "$python" -VV; } | sha256sum | cut -c1-16)
     venv=$cache/venv-$key
     (
         flock 9
         [ -e "$venv/complete" ] && exit
         rm -rf "$venv"
         "$python" -m venv "$venv"
-        "$venv/bin/pip" install --disable-pip-version-check --requirement "$wanted" >"$cache/.pip.log" 2>&1 || {
+        "$venv/bin/pip" install --disable-pip-version-check --requirement "$wanted" ${1:+--requirement "$1"} >"$cache/.pip.log" 2>&1 || {
             cat "$cache/.pip.log" >&2
             exit 1
         }
