@@ -282,11 +282,12 @@ def test_the_calls_of_the_engine() -> None:
     assert (create[verb], word, container) == ("create", "create", ID)
     assert options["--bundle"] == "/b" and options["--pid-file"] == "/b/init.pid"
     assert shim.parse([*ENGINE_CALL, "--systemd-cgroup", "start", ID])[1:3] == ("start", ID)  # type: ignore[index]
+    assert shim.parse([*ENGINE_CALL, "delete", "--force", ID])[1:3] == ("delete", ID)  # type: ignore[index]
     assert shim.parse(["--log=/b/create", "start", ID])[1] == "start"  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
-    "words", [["kill", ID, "9"], ["delete", "create"], ["state", ID], ["features"], ["--version"], []]
+    "words", [["kill", ID, "9"], ["update", "create"], ["state", ID], ["features"], ["--version"], []]
 )
 def test_other_calls_are_runcs(words: list[str]) -> None:
     assert shim.parse([*ENGINE_CALL, *words]) is None
