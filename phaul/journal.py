@@ -210,14 +210,14 @@ class Journal:
 
     def _read(self) -> int:
         """Apply what is on disk, as far as it is whole; how many bytes whole lines have."""
-        whole, _, _torn = self.path.read_bytes().rpartition(b"\n")
-        for number, line in enumerate(whole.split(b"\n") if whole else (), start=1):
+        *lines, torn = (data := self.path.read_bytes()).split(b"\n")
+        for number, line in enumerate(lines, start=1):
             try:
                 self._apply(_checked(json.loads(line), first=number == 1))
             except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
                 self.damaged = number
                 break
-        return len(whole) + bool(whole)
+        return len(data) - len(torn)
 
 
 def begin(side: str, *, haul: str, haul_type: str, subject: str, peer: str, **facts: Any) -> Journal:

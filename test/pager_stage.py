@@ -30,9 +30,13 @@ SOON = 20
 PROGRAM = """
 import json, os, sys, time, types
 sys.path.insert(0, sys.argv.pop(1))
-images = types.SimpleNamespace(load=lambda file: {"entries": json.load(file)})
-sys.modules["pycriu"] = types.SimpleNamespace(images=images)
-from phaul import pager, pager_keeper
+def load(file):
+    entries = json.load(file)
+    return {"magic": "MM" if "vmas" in entries[0] else "PAGEMAP", "entries": entries}
+
+sys.modules["pycriu"] = types.SimpleNamespace(images=types.SimpleNamespace(load=load))
+from phaul import pager, pager_keeper, pages_images
+pages_images._bound = lambda data: None
 
 def kill(haul):
     assert haul == "the-haul"
