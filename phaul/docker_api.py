@@ -34,7 +34,7 @@ def _told(call: Callable[P, T]) -> Callable[P, T]:
         for arg in args:
             if isinstance(arg, str) and {".", ".."} & set(arg.split("/")):
                 # In the path of a request it would stand for another object.
-                raise HaulFailed(f"{arg[:60]!r} is no name of anything in Docker.", code="bad-name")
+                raise NoSuch(f"{arg[:60]!r} is no name of anything in Docker.")
         try:
             return call(*args, **kwargs)
         except NotFound as error:

@@ -312,7 +312,7 @@ def test_engine_killed_before_prepare(scene: Scene) -> None:
         halt.reached(hauling)
         scene.b.kill_dockerd()
         halt.go()
-        failed(ended(hauling), "engine-down", lab=scene.lab)
+        failed(ended(hauling), "engine-down")
         scene.b.start_dockerd()
         scene.stays(service)
         scene.moves_now()
