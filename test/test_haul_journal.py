@@ -47,6 +47,14 @@ SAMPLE = journal_writes.sample(EVERY)
 Bare = dict[str, object]
 
 
+@pytest.fixture(autouse=True)
+def no_others(request: pytest.FixtureRequest) -> None:
+    """No journals but the test's own: those of earlier tests' hauls are kept on the hosts."""
+    if "scene" in request.fixturenames:
+        for host in request.getfixturevalue("clean_lab").hosts:
+            host.run("sh", "-c", f"rm -f {JOURNALS}/*")
+
+
 @pytest.fixture
 def bare(paired: Lab, clean_lab: Lab) -> Bare:
     """What the hosts hold before there is a container."""
