@@ -16,8 +16,9 @@ from typing import Any, Self
 
 from phaul import htype, journal, places
 from phaul.connection import Connection
-from phaul.errors import HaulFailed
+from phaul.errors import Finding, HaulFailed
 from phaul.messages_pb2 import Expectation
+from phaul.policy import Policy
 
 NAME = "it"
 ABLE = htype.Capabilities.of_words(["hold", "post_copy"])
@@ -111,8 +112,12 @@ class Source:
 
 
 class Target:
-    def __init__(self, _: dict[str, Any], record: journal.Journal) -> None:
+    def __init__(self, _: dict[str, Any], record: journal.Journal, __: Policy) -> None:
         self.record = record
+
+    @staticmethod
+    def admit(_: dict[str, Any], __: Policy) -> list[Finding]:
+        return []
 
     def prepare(self) -> list[Path]:
         return []

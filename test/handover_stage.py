@@ -28,7 +28,7 @@ sys.path[:0] = [str(PROJECT), str(PROJECT / "test")]
 import at_point  # noqa: E402
 from handover_copies import ABLE, DRIVER, NAME, Place, Serving, Source, alone, happens, last, leave, memory, missing  # noqa: E402
 
-from phaul import guard, htype, iters, journal, log, pages_target, places, resolve, service, service_args  # noqa: E402
+from phaul import guard, htype, iters, journal, keys, log, pages_target, places, resolve, service, service_args  # noqa: E402
 from phaul.connection import Connection, greet  # noqa: E402
 from phaul.display import Plain  # noqa: E402
 from phaul.errors import PhaulError, Unreachable  # noqa: E402
@@ -211,7 +211,8 @@ def stand_in() -> None:
 def serve(grace: float) -> None:
     is_called("target")
     service.GRACE_SECONDS = grace
-    service_args._serve(argparse.Namespace(unix=True, bind_addr="", port=0), None, None)
+    options = argparse.Namespace(unix=True, bind_addr="", port=0, allow_privileged=False, allow_bind=[])
+    service_args._serve(options, None, keys.Peers(Place.top / "etc"))
 
 
 def haul(mode: str) -> None:
