@@ -61,6 +61,8 @@ def steps(*names: str, **more: Any) -> Json:
 
 
 # Each is refused at `begin`, by the same code as a check finds.
+DATA = {"Type": "volume", "Name": "data", "Source": "/x", "Destination": "/data", "Driver": "local"}
+PROCESS = ((["pids"], [1]), (["threads"], [1]), (["files"], []), (["shell_job"], False), (["root"], ""), (["rpid"], ""))
 FORBIDDEN = {
     "privileged": asks(([*HOST, "Privileged"], True)),
     "in another spelling": asks(([*HOST, "privileged"], True)),
@@ -73,7 +75,6 @@ FORBIDDEN = {
     "another's network": asks(([*HOST, "NetworkMode"], f"container:{VICTIM}")),
     "another's processes": asks(([*HOST, "PidMode"], f"container:{VICTIM}")),
     "another's volumes": asks(([*HOST, "VolumesFrom"], [VICTIM])),
-    "another's volume": asks(([*HOST, "Binds"], ["precious:/data"])),
     "a device": asks(([*HOST, "Devices"], [{"PathOnHost": "/dev/zero", "PathInContainer": "/dev/x"}])),
     "rules for devices": asks(([*HOST, "DeviceCgroupRules"], ["a *:* rwm"])),
     "no seccomp": asks(([*HOST, "SecurityOpt"], ["seccomp=unconfined"])),
@@ -86,7 +87,7 @@ FORBIDDEN = {
     "what nobody knows": asks(([*HOST, "Surprise"], True)),
     "a bind mount": asks(([*HOST, "Binds"], ["/etc:/x", "data:/data"])),
     "a bind mount to be filled": asks(
-        (["inspect", "Mounts"], [{"Type": "bind", "Source": "/etc", "Destination": "/x"}]),
+        (["inspect", "Mounts"], [DATA, {"Type": "bind", "Source": "/etc", "Destination": "/x"}]),
         (["binds"], {"/etc": "directory"}),
         (["copy_binds"], True),
     ),
@@ -97,7 +98,7 @@ FORBIDDEN = {
     ),
     "a bridge of the host": asks((["networks", 0, "Options"], {"com.docker.network.bridge.name": "lan0"})),
     "others' addresses": asks((["networks", 0, "IPAM", "Config"], [{"Subnet": "8.8.8.0/24"}])),
-    "a bare process": {"type": "pid", "edits": []},
+    "a bare process": {"type": "pid", **asks(*PROCESS)},
 }
 # Names that would lead elsewhere: no source of ours has them.
 ODD = {
@@ -110,6 +111,7 @@ ODD = {
     "image": asks((["image", "id"], f"../containers/{VICTIM}")),
     "setting": asks(([*HOST, "Sysctls"], {"net.core.somaxconn": "1\nkernel/core_pattern=x"})),
     "nothing": asks((["inspect"], None)),
+    "another's volume": asks(([*HOST, "Binds"], ["precious:/data"])),
     "a list": asks((["inspect"], [])),
 }
 
@@ -242,7 +244,7 @@ def test_a_directory_that_is_allowed_and_no_other(a: Host, lab_pair: tuple[Host,
     b = lab_pair[1]
 
     def bound(path: str, **more: Any) -> Json:
-        mounts = [{"Type": "bind", "Source": path, "Destination": "/x"}]
+        mounts = [DATA, {"Type": "bind", "Source": path, "Destination": "/x"}]
         edits = [([*HOST, "Binds"], [f"{path}:/x", "data:/data"]), (["binds"], {path: "directory"})]
         edits += [([key], value) for key, value in more.items()]
         return asks(*edits, (["inspect", "Mounts"], mounts))
