@@ -10,7 +10,6 @@ import io
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +45,6 @@ def lazy_pages(images: Path, task: int) -> Lazy:
         raise
     except Exception as error:  # pycriu and protobuf have many
         raise _none_of(task, repr(error)) from None
-    if any(one[1] > two[0] for one, two in pairwise(areas)):
-        raise _none_of(task, "mappings lie in each other")
     found: list[Span] = []
     firsts: dict[int, int] = {}
     at = last = 0
