@@ -16,7 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=["phaul"],
-    package_data={"phaul": ["hold.sh", "poise.sh", "messages.proto", "py.typed", "*.pyi"]},
+    package_data={"phaul": ["hold.sh", "poise.sh", "criu_inside.pl", "messages.proto", "py.typed", "*.pyi"]},
     scripts=["p.haul", "p.haul-service"],
     data_files=[
         ("lib/systemd/system", ["phaul/p.haul-service.service"]),

@@ -20,7 +20,7 @@ SYSCTLS = Path("/proc/sys")
 ENGINE, CONTAINERD, RUNC = "Docker", "containerd", "runc"
 STORAGE, SECURITY, LOGS = "storage", "security", "logs"
 UNCONFINED = {"seccomp=unconfined", "seccomp:unconfined"}
-RUNTIME_FILES = ("shim.py", "hold.sh")
+RUNTIME_FILES = ("shim.py", "hold.sh", "criu_inside.pl")
 
 
 def facts(engine: Engine, info: Json, runc: tuple[int, ...]) -> dict[str, str]:

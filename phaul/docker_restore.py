@@ -23,7 +23,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places
+from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places, run
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
@@ -46,7 +46,9 @@ def pending_dir(container: str) -> Path:
 
 
 def announce(container: str, *, images: Path, work: Path, lazy: bool, runc: tuple[int, ...]) -> None:
-    """Tell the runtime to restore the container when the engine creates it."""
+    """Tell the runtime to restore the container when the engine creates it. Raises Refused (tool-missing)."""
+    for name in ("unshare", "perl"):  # of criu_inside.pl
+        run.tool(name)
     pending = places.private_dir(pending_dir(container))
     places.private_dir(work)
     os.mkfifo(pending / "events", 0o600)

@@ -12,6 +12,10 @@
 # The fifo is opened both ways: nobody may read from it any more, where the engine died.
 set -eu
 
+# CRIU may be in the container's cgroup namespace (criu_inside.pl), where nothing else can be reached, nor named.
+host=/proc/1/ns/cgroup
+[ "$(readlink /proc/self/ns/cgroup)" = "$(readlink $host)" ] || exec nsenter --cgroup=$host "$0"
+
 # $1's cgroup directory that can be frozen, as $found.
 find_cgroup() {
     while IFS=: read -r number controllers path; do

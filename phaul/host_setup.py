@@ -22,7 +22,7 @@ from phaul.freezer import deadline
 
 DAEMON_JSON = Path(os.environ.get("PHAUL_DAEMON_JSON", "/etc/docker/daemon.json"))
 RUNTIME_DIR = Path(os.environ.get("PHAUL_RUNTIME_DIR", "/usr/local/lib/phaul"))
-RUNTIME_FILES = ("shim.py", "hold.sh")
+RUNTIME_FILES = ("shim.py", "hold.sh", "criu_inside.pl")
 RELOAD_SECONDS = 15.0
 
 

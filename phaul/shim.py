@@ -2,13 +2,10 @@
 """The OCI runtime `phaul`: runc, except for a container that P.Haul is about to restore.
 
 The engine calls it as it calls runc. Where /run/phaul/restore/<id>/restore.json exists, `create`
-becomes `runc restore`. It is called while the tasks still run at the source, and waits, with runc
-as far as it goes without images, until P.Haul says on the directory's wait.sock "restore"; it has
-added to criu.conf then. As soon as there is a first task it returns, and the engine makes the network
-while CRIU goes on; where sockets need what hold.sh makes for them, it returns when they are there.
-`start` waits for CRIU, and then keeps the restored, frozen tasks until P.Haul says on hold.sock "release"
-(thaw them); "ready" it answers with "held". "discard" ends all of it on either socket.
-
+becomes `runc restore`, goes as far as it can without images, and waits for P.Haul's "restore" on wait.sock.
+As soon as there is a first task (and, where hold.sh makes them, what sockets need) it returns: the engine
+makes the network while CRIU goes on. `start` waits for CRIU, and keeps the frozen tasks until P.Haul says
+"release" (thaw them) on hold.sock; "ready" it answers with "held". "discard" ends all of it on either socket.
 Standard library only, and little of it: its start is part of the downtime.
 """
 
@@ -28,13 +25,13 @@ if TYPE_CHECKING:
 
 RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
+INSIDE = os.path.join(os.path.dirname(HOLD), "criu_inside.pl")
 V2 = "/sys/fs/cgroup/cgroup.controllers"
 VERBS = ("create", "start", "delete")
 SHUT_SECONDS = 0.02
 MS_REMOUNT, MS_RELATIME = 32, 1 << 21
 KEPT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS | os.ST_NOATIME
-TAKES_VALUE = ["--root", "--log", "--log-format", "--criu", "--rootless", "--bundle", "-b", "--pid-file"]
-TAKES_VALUE += ["--console-socket", "--preserve-fds"]
+VALUED = "--root --log --log-format --criu --rootless --bundle -b --pid-file --console-socket --preserve-fds".split()
 
 
 def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
@@ -43,7 +40,7 @@ def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
     index, verb = 0, None
     while index < len(argv):
         word = argv[index]
-        if word in TAKES_VALUE and index + 1 < len(argv):
+        if word in VALUED and index + 1 < len(argv):
             options[word] = argv[index + 1]
             index += 2
             continue
@@ -58,12 +55,12 @@ def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
     return None if verb is None else (verb, argv[verb], argv[-1], options)
 
 
-def runc() -> str:
+def installed(name: str) -> str:
     for directory in (*os.environ.get("PATH", "").split(":"), "/usr/local/sbin", "/usr/sbin", "/usr/bin", "/sbin"):
-        path = os.path.join(directory, "runc")
+        path = os.path.join(directory, name)
         if os.access(path, os.X_OK):
             return path
-    sys.exit("phaul runtime: runc is not installed")
+    sys.exit("phaul runtime: %s is not installed" % name)
 
 
 def read(*path: str) -> str:
@@ -95,6 +92,8 @@ def adapt(bundle: str, pending: str) -> dict[str, Any]:
     else:
         # What runc itself says of cgroup mounts gives way to nothing less.
         spec.setdefault("annotations", {})["org.criu.config"] = conf
+    if {"type": "cgroup"} in spec["linux"]["namespaces"]:
+        enter_cgroup(os.path.join(pending, "bin"))
     write(json.dumps(spec), path + ".phaul")
     os.rename(path + ".phaul", path)
     return spec
@@ -105,6 +104,14 @@ def keep_sysctls(wanted: dict[str, str], path: str) -> None:
     lines = ["%s=%s\n" % (name.replace(".", "/"), wanted[name]) for name in sorted(wanted) if name.startswith("net.")]
     write("".join(lines), path)
     os.environ["PHAUL_SYSCTLS"] = path
+
+
+def enter_cgroup(programs: str) -> None:
+    """Have runc start CRIU in the container's cgroup namespace."""
+    os.mkdir(programs, 0o700)
+    os.environ["PHAUL_CRIU"] = installed("criu")
+    os.symlink(INSIDE, os.path.join(programs, "criu"))
+    os.environ["PATH"] = programs + ":" + os.environ.get("PATH", "")
 
 
 def cgroup_lines(destination: str, cgroups_path: str) -> list[str]:
@@ -134,7 +141,7 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     wish = json.loads(read(pending, "restore.json"))
     gate = Gate(wish["images"], wish["work"])
     words = ["restore", "--detach", "--image-path", gate.path, "--work-path", wish["work"], *wish["switches"]]
-    command = [runc(), *argv[:verb], *words, *argv[verb + 1 :]]
+    command = [installed("runc"), *argv[:verb], *words, *argv[verb + 1 :]]
     first = Fifo(os.path.join(pending, "first"))
     os.environ["PHAUL_FIRST"] = first.path
     restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fifo.fd, first.fd])
@@ -173,10 +180,7 @@ class Gate:
         self.fifo = Fifo(os.path.join(self.path, self.NAME))
 
     def shut(self, ended: int) -> None:
-        """No images will come: runc reads nothing then, gives up, and takes its mounts away.
-
-        It may not be at the gate yet, and would wait there for a writer: so there is one again and again.
-        """
+        """No images will come: runc, which may not be here yet, must find a writer, who has nothing. It gives up."""
         os.close(self.fifo.fd)
         while not select.select([ended], [], [], SHUT_SECONDS)[0]:
             os.close(os.open(self.fifo.path, os.O_RDWR))
@@ -244,10 +248,9 @@ def awaited(pending: str) -> bytes:
 
 
 def refresh(libc: Any, root: str) -> None:
-    """Files came into the upper directory beneath the mounted root: nothing of what was seen before may be remembered.
+    """Files came into the upper directory beneath the mounted root: what was seen before may not be remembered.
 
-    A remount drops every name of the file system that nobody uses (shrink_dcache_sb in fs/super.c); a change of the
-    root's mode makes overlayfs look at the root itself again.
+    A remount drops each name that nobody uses (shrink_dcache_sb in fs/super.c), a new mode what is known of the root.
     """
     import ctypes
 
@@ -268,10 +271,7 @@ def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
 
 
 def held_cgroup(pending: str) -> str:
-    """The directory of the freezer cgroup that hold.sh has frozen.
-
-    Not asked of a task: one that is about to end is shown in the root by cgroup v1, as is all of the host.
-    """
+    """The freezer's, which hold.sh froze. A task that ends says (cgroup v1) that it is in the root, as the host."""
     return read(pending, "cgroup").strip()
 
 
@@ -393,7 +393,7 @@ def main(argv: list[str]) -> int:
         if word == "delete" and begun and not os.path.exists(os.path.join(pending, "released")):
             # The first task ended before the engine could start it, and so nobody holds it.
             give_up(pending)
-    os.execv(runc(), ["runc", *argv])
+    os.execv(installed("runc"), ["runc", *argv])
 
 
 if __name__ == "__main__":

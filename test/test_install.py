@@ -31,7 +31,7 @@ def test_programs_and_unit_are_installed(installed: Path) -> None:
     unit = installed / "lib/systemd/system/p.haul-service.service"
     assert unit.read_bytes() == (PROJECT / "phaul/p.haul-service.service").read_bytes()
     there = {path.name for path in (installed / "lib/own/phaul").iterdir()}
-    assert {"shim.py", "hold.sh", "poise.sh", "messages_pb2.py", "py.typed"} <= there
+    assert {"shim.py", "criu_inside.pl", "hold.sh", "poise.sh", "messages_pb2.py", "py.typed"} <= there
 
 
 def test_man_pages_and_completion_are_installed(installed: Path) -> None:

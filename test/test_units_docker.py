@@ -293,7 +293,7 @@ def test_other_calls_are_runcs(words: list[str]) -> None:
     assert shim.parse([*ENGINE_CALL, *words]) is None
 
 
-@given(st.lists(st.text(max_size=12) | st.sampled_from([*shim.TAKES_VALUE, "create", "start", "exec", "-"])))
+@given(st.lists(st.text(max_size=12) | st.sampled_from([*shim.VALUED, "create", "start", "exec", "-"])))
 def test_no_call_is_too_strange(words: list[str]) -> None:
     parsed = shim.parse(words)
     if parsed:
@@ -308,7 +308,8 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "real").touch()
     (tmp_path / "link").symlink_to("real")
     mounts = [{"source": str(tmp_path / name), "destination": f"/{name}"} for name in ("link", "real")]
-    spec = {"mounts": mounts, "linux": {"sysctl": {"net.core.somaxconn": "99", "kernel.msgmax": "1"}}, "process": {}}
+    linux = {"sysctl": {"net.core.somaxconn": "99", "kernel.msgmax": "1"}, "namespaces": [{"type": "mount"}]}
+    spec = {"mounts": mounts, "linux": linux, "process": {}}
     (tmp_path / "config.json").write_text(json.dumps(spec))
     for name in ("PHAUL_SYSCTLS", "CRIU_CONFIG_FILE"):
         monkeypatch.setenv(name, "")

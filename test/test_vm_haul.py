@@ -31,6 +31,11 @@ def all_pids(host: Host, name: str) -> list[str]:
     return [line.split()[1] for line in host.docker("top", name).splitlines()[1:]]
 
 
+def cgroups_seen(host: Host, name: str) -> str:
+    """What the container sees of them: its own alone, as the root."""
+    return host.docker("exec", name, "sh", "-c", "cat /proc/1/cgroup; cd /sys/fs/cgroup; ls; cat cgroup.procs | wc -l")
+
+
 def credentials(host: Host, name: str) -> list[str]:
     """What the kernel lets the container's first process do."""
     pid = first_pid(host, name)
@@ -46,15 +51,18 @@ def test_what_the_machines_can_do(lab: VmLab) -> None:
     assert lab.capabilities >= {"cgroup-v2", "systemd", "soft-dirty", "non-root-dumps", "apparmor", "power"}
 
 
-def test_there_and_back_and_there_again(served: VmLab) -> None:
+def test_there_and_back_and_there_again(paired: VmLab) -> None:
     """The same container three times: its tasks are in the scope of the new container each time."""
-    a, b = served.hosts
+    a, b = paired.hosts
     counter(a, "count")
-    with Service(a):
+    seen = cgroups_seen(a, "count")
+    assert seen.startswith("0::/\n")
+    with Service(a, strict=True), Service(b, strict=True):
         for source, target in ((a, b), (b, a), (a, b)):
             last = wait_ticks(source, "count", ticks(source, "count")[-1][0] + 20)[-1][0]
             haul(source, "docker", "count", target.ip)
             check_counter(wait_ticks(target, "count", last + 20))
+            assert cgroups_seen(target, "count") == seen
             assert (state(source, "count"), state(target, "count")) == ("exited", "running")
             source.docker("rm", "count")
             identity = inspect(target, "count")["Id"]
