@@ -32,7 +32,7 @@ from faults import (
 from hauling import left, settled, wait_for
 from journal_kinds import kinds
 from journal_writes import BOTH, HOSTS, MODES, Case
-from lab import Done, Lab
+from lab import Done, Lab, images
 from lab.service import Service, child_of
 
 from phaul import journal
@@ -49,9 +49,10 @@ Bare = dict[str, object]
 
 @pytest.fixture(autouse=True)
 def no_others(request: pytest.FixtureRequest) -> None:
-    """No journals but the test's own: those of earlier tests' hauls are kept on the hosts."""
+    """No journals but the test's own, where earlier hauls' are kept; and the image is at the target always."""
     if "scene" in request.fixturenames:
         for host in request.getfixturevalue("clean_lab").hosts:
+            images.load(host, "busybox")
             host.run("sh", "-c", f"rm -f {JOURNALS}/*")
 
 
