@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -29,6 +30,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow cases on whole machines come last, when all else is known."""
     items.sort(key=lambda item: item.get_closest_marker("vm") is not None)
+
+
+# Who runs the tests with nohup(1) means their own terminal, not those of the hauls.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
