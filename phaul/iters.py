@@ -294,13 +294,16 @@ class Haul:
                 Memory(self.source.tasks(self.record.head)),
                 self._channel,
                 on_bytes=partial(self.stats.add, "memory"),
+                on_failure=self.caller.close,
             )
             self.serving.start(pages)
             if self._memory_until():
                 self.serving.push()
         self.show.phase("restore")
-        self.caller.call(Request(restore=Restore(options=json.dumps(dumped.options).encode())), timeout=LONG_SECONDS)
-        self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
+        options = json.dumps(dumped.options).encode()
+        with post_copy.unless_unserved(self.serving):
+            self.caller.call(Request(restore=Restore(options=options)), timeout=LONG_SECONDS)
+            self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
         if self.serving and (until := self._memory_until()):
             self.show.phase("memory")
             tell = self.stats.still_missing

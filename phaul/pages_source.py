@@ -116,13 +116,19 @@ def _wishes(link: Link) -> Iterator[Wish]:
 class Serving:
     """Threads that serve the memory on both channels, each on a new connection whenever one is lost.
 
-    `open_channel` opens a channel by its name, or raises. What cannot be tried again ends in `failure`.
+    `open_channel` opens a channel by its name, or raises. What cannot be tried again ends in `failure`, of which
+    `on_failure` tells.
     """
 
     def __init__(
-        self, memory: Memory, open_channel: Callable[[str], Connection], *, on_bytes: Count = lambda *_: None
+        self,
+        memory: Memory,
+        open_channel: Callable[[str], Connection],
+        *,
+        on_bytes: Count = lambda *_: None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
-        self._memory, self._open, self._on_bytes = memory, open_channel, on_bytes
+        self._memory, self._open, self._on_bytes, self._on_failure = memory, open_channel, on_bytes, on_failure
         self._over = threading.Event()
         self._opened: dict[str, Connection] = {}
         self._links: dict[str, Link] = {}
@@ -157,6 +163,7 @@ class Serving:
                 LOG.info("channel %s: %s", name, error.sentence)
             except PhaulError as error:
                 self.failure = error
+                self._on_failure()
                 return
             finally:
                 if channel:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from phaul import journal, targets
 from phaul.errors import HaulFailed, InDoubt, NotTrusted, PhaulError, Unreachable
@@ -35,6 +36,17 @@ def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float, t
             return seen
         tell(seen.missing)
         slice_ms = SLICE_MS
+
+
+@contextlib.contextmanager
+def unless_unserved(serving: Serving | None) -> Iterator[None]:
+    """Asks of the target what it may have to wait for memory for; raises why none is served, where the asking ends."""
+    try:
+        yield
+    except Unreachable:
+        if serving and serving.failure:
+            raise serving.failure from None
+        raise
 
 
 def follow(

@@ -12,12 +12,13 @@ from lab.service import Service
 from lab.workloads import check_counter, counter, ticks, wait_ticks
 
 SECRET = b"of no container"
-# A process of the source's own: its pid, and where its secret is.
+# A process of the source's own, which writes down its pid, and where its secret is.
 SECRETIVE = f"""
 import ctypes, os, time
 page = ctypes.create_string_buffer({SECRET!r} * 1000)
-print(os.getpid(), hex(ctypes.addressof(page) + 4095 & -4096), flush=True)
-open("/run/secretive", "w").write(f"{{os.getpid()}}:{{ctypes.addressof(page) + 4095 & -4096:x}}")
+with open("/run/secretive", "w") as file:
+    file.write(f"{{os.getpid()}}:{{ctypes.addressof(page) + 4095 & -4096:x}}")
+print("there", flush=True)
 time.sleep(100000)
 """
 HEARD = "/run/liar"

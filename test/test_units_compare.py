@@ -90,11 +90,11 @@ def copying() -> Iterator[Copying]:
 def test_what_does_not_change_is_sent_once(copying: Copying) -> None:
     copying.write(0, PAGES, 5)
     first = copying.rounds()
-    assert len(first) == 2 and first[0] >= PAGES * PAGE
+    assert first[0] >= PAGES * PAGE > 2 * sum(first[1:])  # the puppet's own, which it uses
     before = copying.sent
     assert before >= PAGES * PAGE
     copying.rounds()
-    assert copying.sent - before < PAGES * PAGE // 2  # the puppet's own, which it uses
+    assert copying.sent - before < PAGES * PAGE // 2
     assert copying.there() == dict.fromkeys(range(PAGES), 5)
 
 
