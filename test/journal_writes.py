@@ -75,13 +75,13 @@ def cases(found: Kinds) -> Iterator[Case]:
 
 
 def sample(every: Iterable[Case]) -> set[Case]:
-    """One case for each kind of record on each side, the moments and who is killed taking turns."""
-    chosen: dict[tuple[str, str], Case] = {}
+    """One case for each sort of record on each side and in each mode, the moments and who is killed taking turns."""
+    chosen: dict[tuple[str, str, str], Case] = {}
     groups = itertools.groupby(every, lambda case: (case.mode, case.side, case.number))
     turns = itertools.cycle(range(len(MOMENTS) + 1))
     for _, group in groups:
         found = list(group)
-        key = (found[0].side, found[0].kind.split(".")[0] if "undone" in found[0].kind else found[0].kind)
+        key = (found[0].mode, found[0].side, found[0].kind.partition(".")[0])
         if key not in chosen:
             chosen[key] = found[next(turns)]
     return set(chosen.values())

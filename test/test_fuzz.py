@@ -30,7 +30,7 @@ from phaul.messages_pb2 import Checked, Expectation, Finding, OpenFile, Reply
 
 TEST = Path(__file__).resolve().parent
 CRIU = next(iter(sorted(Path("/var/cache/phaul-lab").glob("root-*/usr/lib/python3/dist-packages/pycriu"))), None)
-EXAMPLES = 150
+EXAMPLES = 50
 
 
 @pytest.fixture(params=TABLE)
