@@ -82,6 +82,20 @@ class Halt:
             path.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def under_way(
+    a: Host, b: Host, words: tuple[str, ...], options: tuple[str, ...], *, name: str = NAME
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A p.haul of a's container under way to b, told what to do where; killed at the end if it still runs."""
+    command = (*at_point("p.haul", words), "docker", name, b.ip, *options)
+    process = a.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            kill_group(process)
+
+
 @dataclass(frozen=True)
 class Scene:
     """The container counts on host a; b is where it is to go. `rest` is what both held before there was a service."""
@@ -103,16 +117,11 @@ class Scene:
         """p.haul-service on b, told what to do where."""
         return Service(self.b, command=at_point("p.haul-service", words))
 
-    @contextlib.contextmanager
-    def begun(self, *words: str, name: str = NAME, more: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    def begun(
+        self, *words: str, name: str = NAME, more: tuple[str, ...] = ()
+    ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
         """A p.haul of the container under way, told what to do where; killed at the end if it still runs."""
-        command = (*at_point("p.haul", words), "docker", name, self.b.ip, *more)
-        process = self.a.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                kill_group(process)
+        return under_way(self.a, self.b, words, more, name=name)
 
     def haul(self, *words: str) -> Done:
         """A whole p.haul of the container, told what to do where."""

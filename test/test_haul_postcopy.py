@@ -22,10 +22,10 @@ from faults import (
     kill_inner,
     of_service,
     runs,
+    under_way,
 )
 from hauling import haul, inspect, left, refused, settled, state, wait_for
 from lab import Done, Host, Lab, images, workloads
-from lab.host import kill_group
 from lab.service import Service, pair
 
 NAME = "hog"
@@ -53,15 +53,10 @@ class Hog:
     def b(self) -> Host:
         return self.lab.host("b")
 
-    @contextlib.contextmanager
-    def begun(self, *options: str, words: tuple[str, ...] = HASTY) -> Iterator[subprocess.Popen[bytes]]:
-        command = (*at_point("p.haul", words), "docker", NAME, self.b.ip, *options)
-        process = self.a.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                kill_group(process)
+    def begun(
+        self, *options: str, words: tuple[str, ...] = HASTY
+    ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        return under_way(self.a, self.b, words, options, name=NAME)
 
     @contextlib.contextmanager
     def released(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
-from faults import Halt, Rest, at_point, ended
+from faults import Halt, Rest, at_point, ended, under_way
 from hauling import inspect
 from lab import Done, Host, Lab, workloads
-from lab.host import kill_group
 from lab.service import Service
 
 from .cells import Cell
@@ -99,16 +97,8 @@ echo action-script {SCRIPT} >>$(echo {self.cell.phase.conf})"""
         every = (*self.cell.fault.target, LOOKS_OFTEN, *words)
         self.services.append(Service(self.b, command=at_point("p.haul-service", every)))
 
-    @contextlib.contextmanager
-    def _hauling(self, *words: str) -> Iterator[subprocess.Popen[bytes]]:
-        options = (*self.cell.mode.options, *self.cell.phase.options)
-        command = (*at_point("p.haul", words), "docker", NAME, self.b.ip, *options)
-        process = self.a.popen(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                kill_group(process)
+    def _hauling(self, *words: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+        return under_way(self.a, self.b, words, (*self.cell.mode.options, *self.cell.phase.options), name=NAME)
 
     def go(self) -> None:
         """Let what stands still go on."""
