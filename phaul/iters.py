@@ -290,15 +290,7 @@ class Haul:
         dumped: Dumped = dump.result()
         LOG.debug("files passed")
         if lazy:
-            self.serving = Serving(
-                Memory(self.source.tasks(self.record.head)),
-                self._channel,
-                on_bytes=partial(self.stats.add, "memory"),
-                on_failure=self.caller.close,
-            )
-            self.serving.start(pages)
-            if self._memory_until():
-                self.serving.push()
+            self.serving = self._served(pages)
         self.show.phase("restore")
         options = json.dumps(dumped.options).encode()
         with post_copy.unless_unserved(self.serving):
@@ -308,6 +300,14 @@ class Haul:
             self.show.phase("memory")
             tell = self.stats.still_missing
             post_copy.await_memory(self.caller, self.name, self.serving, until=until, tell=tell)
+
+    def _served(self, pages: dict[str, Connection]) -> Serving:
+        memory, on_bytes = Memory(self.source.tasks(self.record.head)), partial(self.stats.add, "memory")
+        serving = Serving(memory, self._channel, on_bytes=on_bytes, on_failure=self.caller.close)
+        serving.start(pages)
+        if self._memory_until():
+            serving.push()
+        return serving
 
     def _dump(self, pictures: Path, channel: Connection, recent: Connection | None, *, lazy: bool) -> Dumped:
         dumped = self.source.dump(pictures, lazy=lazy)
