@@ -120,9 +120,9 @@ def is_anonymous(inspect: Json, volume: Json) -> bool:
 
 def named_volumes(host: Json) -> list[str]:
     """The volumes that the container was told to have, by their names."""
-    named = [bind.split(":", 1)[0] for bind in host.get("Binds") or []]
+    named = [bind.partition(":")[0] for bind in host.get("Binds") or [] if not bind.startswith("/")]
     named += [mount.get("Source") or "" for mount in host.get("Mounts") or [] if mount.get("Type") == "volume"]
-    return [name for name in named if name and not name.startswith("/")]
+    return [name for name in named if name]
 
 
 def published(inspect: Json) -> list[tuple[str, str, int]]:

@@ -8,17 +8,16 @@ the engine told the runtime of this container, while they are frozen: its config
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from phaul import tasks_seen
+from phaul import procfs, tasks_seen
 from phaul.errors import HaulFailed
+from phaul.procfs import Mount
 
 Json = dict[str, Any]
-PROC = Path("/proc")
+PROC = procfs.PROC
 SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 SYS_ADMIN, SYS_NICE = 21, 23
 # By their names in /proc/<pid>/ns; the user namespace is the engine's business.
@@ -33,23 +32,6 @@ _NUMBERED = (
     "MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE"
 )
 NAMES = tuple(_NUMBERED.split())
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A line of proc(5) mountinfo: what of a file system is mounted where, how, and what that file system is."""
-
-    number: int
-    parent: int
-    device: str
-    root: str
-    point: str
-    readonly: bool
-    kind: str
-
-    @property
-    def place(self) -> tuple[str, str]:
-        return self.device, self.root
 
 
 def must_be_confined(pids: Iterable[int], spec: Json) -> None:
@@ -126,19 +108,7 @@ def _of_profile(pid: int, profile: str) -> Iterator[str]:
 
 def mounts(pid: int) -> list[Mount]:
     """What the task sees."""
-    found = []
-    for line in (PROC / str(pid) / "mountinfo").read_text().splitlines():
-        fields = line.split()
-        kind = fields[fields.index("-") + 1]
-        readonly = "ro" in (*fields[5].split(","), *fields[-1].split(","))
-        number, parent, device, root, point = (_unescaped(field) for field in fields[:5])
-        found.append(Mount(int(number), int(parent), device, root, point, readonly, kind))
-    return found
-
-
-def _unescaped(word: str) -> str:
-    """proc(5) writes blanks and backslashes by their numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), word)
+    return list(procfs.mounts(PROC / str(pid) / "mountinfo"))
 
 
 def _of_mounts(inside: Sequence[Mount], outside: Sequence[Mount], spec: Json) -> Iterator[str]:

@@ -17,7 +17,6 @@ from phaul.errors import Blocker
 from phaul.policy import Policy
 
 Json = dict[str, Any]
-OPTION = "--allow-privileged"
 
 CONFIG = name_set(
     "Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env Cmd "
@@ -63,14 +62,10 @@ def refusals(wanted: Json, body: Json, allowed: Policy, *, networks: Collection[
     Raises ProtocolError, and ValueError, KeyError, TypeError or AttributeError where the document is none.
     """
     docker_names.must_be_sound(wanted)
-    subject = f"container {wanted['name']}"
     found = []
     if not allowed.privileged:
         asked = dict.fromkeys([*_of_config(body), *_of_host(body["HostConfig"])])
-        found = [
-            policy.refused(f"C{subject[1:]} asks for {words}, which {here} does not allow", OPTION, subject)
-            for words in asked
-        ]
+        found = [policy.asks(wanted["name"], words, here) for words in asked]
         found += docker_policy_networks.refusals(wanted, body, networks=networks, here=here)
     return [*found, *docker_policy_mounts.refusals(wanted, body["HostConfig"], allowed, here=here)]
 

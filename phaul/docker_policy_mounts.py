@@ -12,8 +12,6 @@ from phaul.errors import Blocker
 from phaul.policy import Policy
 
 Json = dict[str, Any]
-OPTION = "--allow-bind"
-PRIVILEGED = "--allow-privileged"
 
 # What the options of a volume of the driver `local` are, which are those of mount(8).
 BIND_WORDS = name_set("bind rbind private rprivate ro rw noexec nosuid nodev")
@@ -38,18 +36,18 @@ class Wish:
 
 def refusals(wanted: Json, host: Json, allowed: Policy, *, here: str) -> list[Blocker]:
     """Of a container's mounts, of volumes that it names, and of paths that the source would fill."""
-    subject = f"container {wanted['name']}"
     wishes = dict.fromkeys([*_of_binds(host), *_of_mounts(host), *_of_volumes(wanted, host), *_of_source(wanted)])
-    return [blocker for wish in wishes for blocker in _judged(wish, allowed, subject, here)]
+    return [blocker for wish in wishes for blocker in _judged(wish, allowed, wanted["name"], here)]
 
 
-def _judged(wish: Wish, allowed: Policy, subject: str, here: str) -> Iterator[Blocker]:
+def _judged(wish: Wish, allowed: Policy, name: str, here: str) -> Iterator[Blocker]:
     if wish.words and not allowed.privileged:
-        reason = f"C{subject[1:]} asks for {wish.words}, which {here} does not allow"
-        yield policy.refused(reason, PRIVILEGED, subject)
+        yield policy.asks(name, wish.words, here)
     if wish.path and not (docker_names.is_plain(wish.path) and allowed.takes_path(wish.path)):
-        reason = f"C{subject[1:]} asks for {wish.path[:80]!r} of {here}, which is in no directory that is allowed there"
-        yield policy.refused(reason, f"{OPTION} DIR", subject)
+        reason = (
+            f"Container {name} asks for {wish.path[:80]!r} of {here}, which is in no directory that is allowed there"
+        )
+        yield policy.refused(reason, f"{policy.BIND} DIR", f"container {name}")
 
 
 def _of_binds(host: Json) -> Iterator[Wish]:

@@ -14,7 +14,6 @@ from phaul.docker_names import name_set
 from phaul.errors import Blocker
 
 Json = dict[str, Any]
-OPTION = "--allow-privileged"
 
 MODES = ("", "default", "bridge", "none", "nat")
 _BRIDGE = "com.docker.network.bridge"
@@ -43,12 +42,8 @@ ENDPOINT_OPTIONS = frozenset((docker_config.IFNAME,))
 
 def refusals(wanted: Json, body: Json, *, networks: Collection[str], here: str) -> list[Blocker]:
     """`networks` are the names of those that are here."""
-    subject = f"container {wanted['name']}"
     brought = {network["Name"] for network in wanted["networks"]}
-    found = [
-        policy.refused(f"C{subject[1:]} asks for {words}, which {here} does not allow", OPTION, subject)
-        for words in _joined(body, brought)
-    ]
+    found = [policy.asks(wanted["name"], words, here) for words in _joined(body, brought)]
     for network in wanted["networks"]:
         if network["Name"] not in networks:
             found += _made(network, here)
@@ -76,7 +71,7 @@ def _made(network: Json, here: str) -> list[Blocker]:
         Blocker(
             policy.CODE,
             f"N{subject[1:]} would have {words}, which {here} does not let others make",
-            f"make it there first (docker network create), or start p.haul-service there with {OPTION}",
+            f"make it there first (docker network create), or start p.haul-service there with {policy.PRIVILEGED}",
             subject,
         )
         for words in dict.fromkeys(_odd(network))

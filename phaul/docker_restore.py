@@ -58,6 +58,11 @@ def announce(container: str, *, images: Path, work: Path, lazy: bool, runc: tupl
     (pending / "restore.json").write_text(json.dumps(document))
 
 
+def work_of(pending: Path) -> Path:
+    """CRIU's work directory, as it was announced."""
+    return Path(json.loads((pending / "restore.json").read_text())["work"])
+
+
 @dataclass(frozen=True)
 class Network:
     """What is done about it while CRIU restores: lines of its configuration, for nft, for ip -batch."""
@@ -130,8 +135,7 @@ class Starting:
             os.close(self._end)
 
     def _failure(self, pending: Path) -> HaulFailed:
-        document = json.loads((pending / "restore.json").read_text())
-        line = criu_log.deciding_line(Path(document["work"]) / "restore.log")
+        line = criu_log.deciding_line(work_of(pending) / "restore.log")
         words = line or self.error or "no reason was given in time"
         sentence, said = diagnosis.told("CRIU could not restore the container", words)
         return HaulFailed(sentence, code="restore", detail=f"{said}\n{self.error}".strip())
@@ -142,7 +146,7 @@ class Progress:
 
     def __init__(self, container: str) -> None:
         self._pending = pending_dir(container)
-        self.work = Path(json.loads((self._pending / "restore.json").read_text())["work"])
+        self.work = work_of(self._pending)
         self._size, self._since = -1, freezer.deadline(0)
 
     def stalls(self) -> bool:
@@ -239,7 +243,7 @@ def _end_restore(container: str) -> None:
         for patience in (CALLED_OFF_SECONDS, EXIT_SECONDS):
             if _becomes_free(lock, patience):
                 return
-            criu_api.kill(Path(json.loads((pending / "restore.json").read_text())["work"]))
+            criu_api.kill(work_of(pending))
             for cgroup in places_of_cgroup(container):
                 freezer.kill_all(cgroup)
         raise PhaulError("A restore that was called off does not end.", code="not-ended")

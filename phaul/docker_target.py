@@ -122,10 +122,12 @@ class DockerTarget:
         self.engine.make_network(docker_config.network_body(network, subnets=name not in self._look.fresh))
 
     def _make_volume(self, name: str) -> None:
-        if not docker_volumes.exists(self.engine, name):
+        try:
+            self.engine.volume(name)
+        except NoSuch:
             source = next(volume for volume in self.wanted["volumes"] if volume["Name"] == name)
             self.journal.push("volume", name=name)
-            docker_volumes.make(self.engine, source)
+            self.engine.make_volume(name, source["Driver"], source["Options"], source["Labels"])
 
     def _make_bind(self, path: Path, kind: str) -> None:
         if kind != "directory":

@@ -43,14 +43,3 @@ def _used(engine: Engine, name: str) -> str:
         if any(mount.get("Name") == name for mount in container.get("Mounts") or []):
             return f"and is used by {container['Names'][0].lstrip('/')}"
     return ""
-
-
-def make(engine: Engine, volume: Json) -> None:
-    engine.make_volume(volume["Name"], volume["Driver"], volume["Options"], volume["Labels"])
-
-
-def exists(engine: Engine, name: str) -> bool:
-    with contextlib.suppress(NoSuch):
-        engine.volume(name)
-        return True
-    return False

@@ -173,10 +173,7 @@ def _fitting(value: Any, where: str) -> None:
     _WANTED(value, where)
     mounts = value["inspect"]["Mounts"]
     named = {mount["Name"] for mount in mounts if mount["Type"] == "volume"}
-    host = value["inspect"]["HostConfig"]
-    asked = {bind.partition(":")[0] for bind in host.get("Binds") or [] if not bind.startswith("/")}
-    asked |= {mount.get("Source") for mount in host.get("Mounts") or [] if mount.get("Type") == "volume"}
-    if not asked - {"", None} <= named:
+    if not named.issuperset(docker_config.named_volumes(value["inspect"]["HostConfig"])):
         raise wrong("inspect.Mounts", "lacks a volume that was asked for")
     if not named <= {volume["Name"] for volume in value["volumes"]}:
         raise wrong("volumes", "lacks one that is mounted")

@@ -271,10 +271,10 @@ def mounts(seen: Path) -> list[tuple[str, str]]:
     Raises Doubt where the root of a task is not the top of an overlay: it has changed its root, so its view is another.
     """
     of_task = seen.parent.parent == PROC and seen.name == "root"
-    lines = procfs.lines((seen.parent if of_task else PROC / "self") / "mountinfo")
-    found = [(line.split(" ")[0], procfs.unescaped(line.split(" ")[4])) for line in lines]
+    found = list(procfs.mounts((seen.parent if of_task else PROC / "self") / "mountinfo"))
     if not of_task:
-        return [(number, point) for number, point in found if Path(point).is_relative_to(os.path.realpath(seen))]
-    if not any(line.split(" ")[4] == "/" and " - overlay " in line for line in lines):
+        top = os.path.realpath(seen)
+        return [(one.number, one.point) for one in found if Path(one.point).is_relative_to(top)]
+    if not any((one.point, one.kind) == ("/", "overlay") for one in found):
         raise Doubt("its first task has another root")
-    return found
+    return [(one.number, one.point) for one in found]

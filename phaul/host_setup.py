@@ -17,12 +17,12 @@ import psutil
 
 from phaul import docker_config, docker_target_checks, keys, places
 from phaul.docker_api import Engine
+from phaul.docker_host_checks import RUNTIME_FILES
 from phaul.errors import PhaulError, Refused
 from phaul.freezer import deadline
 
 DAEMON_JSON = Path(os.environ.get("PHAUL_DAEMON_JSON", "/etc/docker/daemon.json"))
 RUNTIME_DIR = Path(os.environ.get("PHAUL_RUNTIME_DIR", "/usr/local/lib/phaul"))
-RUNTIME_FILES = ("shim.py", "hold.sh", "criu_inside.pl")
 RELOAD_SECONDS = 15.0
 
 

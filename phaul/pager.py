@@ -353,11 +353,10 @@ def listening(path: Path) -> socket.socket:
 
 def _leave_cgroups() -> None:
     """A unit of systemd that ends takes along whoever is in its cgroup."""
-    for line in procfs.lines(procfs.PROC / "self" / "mountinfo"):
-        fields = line.split(" ")
-        if fields[fields.index("-") + 1].startswith("cgroup"):
+    for mount in procfs.mounts(procfs.PROC / "self" / "mountinfo"):
+        if mount.kind.startswith("cgroup"):
             with contextlib.suppress(OSError):
-                (Path(procfs.unescaped(fields[4])) / "cgroup.procs").write_text(str(os.getpid()))
+                (Path(mount.point) / "cgroup.procs").write_text(str(os.getpid()))
 
 
 def main() -> None:

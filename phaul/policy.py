@@ -9,6 +9,7 @@ from pathlib import Path
 from phaul.errors import Blocker
 
 CODE = "not-allowed"
+PRIVILEGED, BIND = "--allow-privileged", "--allow-bind"
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Policy:
 
 STRICT = Policy()
 EVERYTHING = Policy(privileged=True, binds=("/",))
+
+
+def asks(name: str, words: str, here: str) -> Blocker:
+    """The container of that name asks for what only --allow-privileged allows."""
+    return refused(f"Container {name} asks for {words}, which {here} does not allow", PRIVILEGED, f"container {name}")
 
 
 def refused(reason: str, option: str, subject: str) -> Blocker:

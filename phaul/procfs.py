@@ -4,10 +4,29 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
 _ESCAPED = re.compile(rb"\\([0-3][0-7]{2})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A line of mountinfo: what (`root`) of which file system ("major:minor") is mounted where, and how."""
+
+    number: str
+    parent: str
+    device: str
+    root: str
+    point: str
+    readonly: bool
+    kind: str
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.device, self.root
 
 
 def lines(path: Path) -> list[str]:
@@ -23,6 +42,16 @@ def of_bytes(data: bytes) -> list[str]:
 def unescaped(field: str) -> str:
     """A field of mountinfo: the kernel writes spaces, tabs, newlines and backslashes as octal numbers."""
     return os.fsdecode(_ESCAPED.sub(lambda found: bytes([int(found[1], 8)]), os.fsencode(field)))
+
+
+def mounts(path: Path) -> Iterator[Mount]:
+    """The mounts in a file mountinfo, in its order. Raises OSError."""
+    for line in lines(path):
+        fields = line.split(" ")
+        number, parent, device = fields[:3]
+        root, point = map(unescaped, fields[3:5])
+        readonly = "ro" in (*fields[5].split(","), *fields[-1].split(","))
+        yield Mount(number, parent, device, root, point, readonly, fields[fields.index("-", 6) + 1])
 
 
 def worded(name: str) -> str:

@@ -195,11 +195,9 @@ def _settled_now(haul: str) -> bool:
     try:
         for sentence in () if record.settled else settle(record):
             LOG.warning("for p.haul, which has ended: %s", sentence)
-    except InDoubt as error:
-        LOG.error("for p.haul, which has ended: %s", error.sentence)
     except PhaulError as error:
         LOG.error("for p.haul, which has ended: %s", error.sentence)
-        return False
+        return isinstance(error, InDoubt)
     finally:
         record.close()
     return True

@@ -109,14 +109,14 @@ class Service:
         if not HAUL_NAME.fullmatch(request.haul):
             raise ProtocolError("The peer gave a haul name that is none.")
         with _documented():
-            session.admit(request, policy)
+            wanted = session.admit(request, policy)
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise Refused(f"The target carries {MAX_SESSIONS} hauls already: try again later.", code="too-many")
             if sum(one.journal.head["peer"] == peer for one in self._sessions.values()) >= MAX_OF_PEER:
                 raise Refused(f"The target carries {MAX_OF_PEER} hauls of yours already.", code="too-many")
             try:
-                begun = Session(request, peer, policy)
+                begun = Session(request, wanted, peer, policy)
             except FileExistsError:
                 raise ProtocolError("The peer gave the name of another haul.") from None
             self._sessions[request.haul] = begun

@@ -42,11 +42,10 @@ MOMENTS = {"image": ("begin",), "history": ("prepare",), "recent": ("prepare", "
 class Session:
     """Requests come one at a time (`lock`); bulk channels run beside them. What begins one was admitted."""
 
-    def __init__(self, begin: Begin, peer: str, policy: Policy) -> None:
+    def __init__(self, begin: Begin, wanted: documents.Json, peer: str, policy: Policy) -> None:
         self.lock = threading.RLock()
         self.token = secrets.token_bytes(16)
         self.driver = htype.load(begin.haul_type)
-        wanted = documents.read(begin.wanted, self.driver.wanted)
         self.work = places.WORK / begin.haul
         self.logs = places.log_dir(begin.haul)
         self.log_handler = log.to_file(self.logs / "p.haul-service.log")
@@ -240,13 +239,15 @@ class Session:
             raise Refused(f"Haul {self.haul} is {self.journal.state} at the target.", code="wrong-state")
 
 
-def admit(request: Begin, policy: Policy) -> None:
-    """Before anything is written. Raises Blocked (not-allowed), ProtocolError for what no source sends."""
+def admit(request: Begin, policy: Policy) -> documents.Json:
+    """What is wanted, as a document. Raises Blocked (not-allowed), ProtocolError for what no source sends."""
     driver = htype.load(request.haul_type)
     if len(request.subject) > MAX_SUBJECT:
         raise ProtocolError(f"The peer hauls something whose name has {len(request.subject)} characters.")
-    if found := driver.target.admit(documents.read(request.wanted, driver.wanted), policy):
+    wanted = documents.read(request.wanted, driver.wanted)
+    if found := driver.target.admit(wanted, policy):
         raise Blocked(tuple(found))
+    return wanted
 
 
 def pace_of(channel: Connection) -> str:

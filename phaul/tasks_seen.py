@@ -85,12 +85,9 @@ class Mount:
 
 def mounts(pid: int) -> list[Mount]:
     """What the task has mounted; nothing where it is gone."""
-    found = []
     with contextlib.suppress(OSError):
-        for line in procfs.lines(PROC / str(pid) / "mountinfo"):
-            fields = line.split(" ")
-            found.append(Mount(procfs.unescaped(fields[4]), fields[2], fields[fields.index("-") + 1]))
-    return found
+        return [Mount(one.point, one.device, one.kind) for one in procfs.mounts(PROC / str(pid) / "mountinfo")]
+    return []
 
 
 def mount_points(pid: int) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from phaul.errors import HaulFailed
 from phaul.messages_pb2 import Expectation
 
-# Where engines of different versions, or hosts, mount differently without the container noticing.
 MAX_TOLD = 1000
+# Where engines of different versions, or hosts, mount differently without the container noticing.
 MOUNTS_THAT_MAY_DIFFER = ("/sys/", "/proc/", "/dev/")
 
 
