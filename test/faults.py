@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hauling import HAUL_TIMEOUT_S, inspect, left, refused, settled, state, wait_for
-from lab import Done, Host, Lab, residue, workloads
+from lab import Done, Host, Lab, TwoHosts, residue, workloads
 from lab.clean import our_processes
 from lab.host import kill_group
 from lab.service import Service, child_of
@@ -97,21 +97,13 @@ def under_way(
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(TwoHosts):
     """The container counts on host a; b is where it is to go. `rest` is what both held before there was a service."""
 
     lab: Lab
     rest: Rest
     id: str
     policy: dict[str, object]
-
-    @property
-    def a(self) -> Host:
-        return self.lab.host("a")
-
-    @property
-    def b(self) -> Host:
-        return self.lab.host("b")
 
     def serve(self, *words: str) -> Service:
         """p.haul-service on b, told what to do where."""

@@ -25,7 +25,7 @@ from faults import (
     under_way,
 )
 from hauling import haul, inspect, left, refused, settled, state, wait_for
-from lab import Done, Host, Lab, images, workloads
+from lab import Done, Host, Lab, TwoHosts, images, workloads
 from lab.service import Service, pair
 
 NAME = "hog"
@@ -38,20 +38,12 @@ LEFT_HERE = f"The source container {NAME} is left stopped"
 
 
 @dataclass
-class Hog:
+class Hog(TwoHosts):
     """A container with much memory on a, and what both hosts held before there was a service on b."""
 
     lab: Lab
     rest: Rest
     id: str
-
-    @property
-    def a(self) -> Host:
-        return self.lab.host("a")
-
-    @property
-    def b(self) -> Host:
-        return self.lab.host("b")
 
     def begun(
         self, *options: str, words: tuple[str, ...] = HASTY

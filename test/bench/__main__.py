@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
 from lab import LabError
+from lab.ending import end_on
 
 from . import cases, machine, picture, table
 from .bed import Bed
@@ -55,8 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, give_up)
-    signal.signal(signal.SIGHUP, give_up)
+    end_on(signal.SIGTERM, signal.SIGHUP)
     chosen = [case for case in (cases.QUICK if options.quick else cases.FULL) if wanted(case.name, options.only, CASES)]
     rounds = options.rounds or (1 if options.quick else 5)
     with_podman = wanted("podman", options.only, WAYS) and (not options.quick or "podman" in options.only)
@@ -114,10 +113,6 @@ def written(results: Results, chosen: tuple[Case, ...], out: Path) -> None:
     if drawing:
         (out / "downtime.svg").write_text(drawing)
     print(f"\n{table.target_table(results)}\nWritten to {out}")
-
-
-def give_up(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,6 @@
 
 from .errors import CommandFailed, CommandTimedOut, LabError
 from .host import Done, Host
-from .instance import Lab
+from .instance import Lab, TwoHosts
 
-__all__ = ["CommandFailed", "CommandTimedOut", "Done", "Host", "Lab", "LabError"]
+__all__ = ["CommandFailed", "CommandTimedOut", "Done", "Host", "Lab", "LabError", "TwoHosts"]

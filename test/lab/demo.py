@@ -9,9 +9,9 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
-from types import FrameType
 
 from . import images, service, workloads
+from .ending import end_on
 from .errors import LabError
 from .host import Host
 from .instance import Lab
@@ -22,7 +22,7 @@ HAUL_TIMEOUT_S = 120
 
 def main() -> int:
     """Show it; 0 if all went well."""
-    signal.signal(signal.SIGTERM, give_up)
+    end_on(signal.SIGTERM)
     started = time.monotonic()
     try:
         say("Two Docker hosts, a and b, each in namespaces of its own")
@@ -33,10 +33,6 @@ def main() -> int:
         return 1
     say(f"Done in {time.monotonic() - started:.0f} s; the hosts are gone")
     return 0
-
-
-def give_up(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def show(source: Host, target: Host) -> None:

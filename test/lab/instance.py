@@ -155,3 +155,17 @@ def check_names(instance: str, hosts: Sequence[str]) -> None:
             raise LabError(f"{name!r} is no name for an instance or a host.")
     if spawning.SWITCH in hosts or any(len(name) > 15 for name in hosts):
         raise LabError("A host's name is at most 15 letters long, and not 'switch'.")
+
+
+class TwoHosts:
+    """What takes place on the hosts a and b of its lab."""
+
+    lab: Lab
+
+    @property
+    def a(self) -> Host:
+        return self.lab.host("a")
+
+    @property
+    def b(self) -> Host:
+        return self.lab.host("b")

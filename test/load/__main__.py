@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
-import re
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
-from lab import Host, Lab, LabError
+from bench import machine
+from lab import Lab, LabError
+from lab.ending import end_on
 
 from . import bed, crowd, idle, report, rounds
 
 OUT = Path(__file__).parent / "results"
 EVERY, SINCE = 20, 40
 PARTS = ("crowd", "rounds", "idle")
-VERSIONS = {"CRIU": ("criu", "--version"), "Docker": ("docker", "version", "--format", "{{.Server.Version}}")}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,8 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, give_up)
+    end_on(signal.SIGTERM, signal.SIGHUP)
     try:
         with Lab.up(f"load-{os.getpid()}") as lab, bed.made_of(lab) as made:
             found = measured(made, options)
@@ -53,7 +49,9 @@ def main(words: Sequence[str]) -> int:
 def measured(made: bed.Bed, options: argparse.Namespace) -> report.Load:
     """The idle service first: nothing was asked of it yet. What is known is saved after each part."""
     only, every = options.only, min(EVERY, options.hauls // 3)
-    found = report.Load(machine(made.a), crowd=None, rounds=None, idle=None, since=min(SINCE, options.hauls // 2))
+    found = report.Load(
+        machine.describe(made.a), crowd=None, rounds=None, idle=None, since=min(SINCE, options.hauls // 2)
+    )
     if "idle" in only:
         found = replace(found, idle=idle.watch(made, options.idle))
         report.save(found, options.out)
@@ -67,19 +65,6 @@ def measured(made: bed.Bed, options: argparse.Namespace) -> report.Load:
 
 def tell(line: str) -> None:
     print(line, flush=True)
-
-
-def machine(host: Host) -> dict[str, str]:
-    """What it was measured on."""
-    facts = {"date": time.strftime("%Y-%m-%d", time.gmtime()), "Linux": platform.release()}
-    for name, command in VERSIONS.items():
-        found = re.search(r"\d[\w.+~-]*", host.run(*command, check=False).out)
-        facts[name] = found[0] if found else "?"
-    return {**facts, "processors": f"{os.cpu_count()}"}
-
-
-def give_up(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

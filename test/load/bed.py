@@ -6,26 +6,18 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab import Host, Lab, images, service, workloads
+from lab import Host, Lab, TwoHosts, images, service, workloads
 from lab.service import Service
 
 HAUL_S = 300
 
 
 @dataclass(frozen=True)
-class Bed:
+class Bed(TwoHosts):
     """`services` are by the hosts' names."""
 
     lab: Lab
     services: dict[str, Service]
-
-    @property
-    def a(self) -> Host:
-        return self.lab.host("a")
-
-    @property
-    def b(self) -> Host:
-        return self.lab.host("b")
 
 
 @contextlib.contextmanager

@@ -7,9 +7,9 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from lab import LabError
+from lab.ending import end_on
 
 from . import cells, results, workers
 from .cells import Cell
@@ -45,8 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str]) -> int:
     options = parser().parse_args(words)
-    signal.signal(signal.SIGTERM, give_up)
-    signal.signal(signal.SIGHUP, give_up)
+    end_on(signal.SIGTERM, signal.SIGHUP)
     chosen = cells.shuffled(cells.chosen(cells.every(), options.only), options.seed)[: options.sample]
     if options.list:
         print("\n".join(sorted(cell.name for cell in chosen)))
@@ -89,10 +88,6 @@ def written(out: Path, machine: dict[str, str]) -> Results:
     found.save(out / "result.json")
     (out / "result.md").write_text(results.markdown(found))
     return found
-
-
-def give_up(number: int, _: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":
