@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from phaul import codec
 from phaul.connection import Connection, raise_failure
+from phaul.errors import ProtocolError
 from phaul.messages_pb2 import Reply
 from phaul.mstats import readable
 from phaul.pace import Pace
@@ -77,6 +78,26 @@ def measure(channel: Connection, *, memory: int, pace: Pace) -> float:
         raise_failure(reply.failure)
     seen = reply.done.note
     return float(seen) if RATE.fullmatch(seen) else sent / max(1e-6, time.monotonic() - began)
+
+
+def pace_of(channel: Connection) -> str:
+    """How fast what comes on the channel "speed" came, of which nothing is kept. Raises ProtocolError for too much."""
+    came = []
+    left = PROBE_BYTES
+    for chunk in channel.link.recv_chunks():
+        came.append((time.monotonic(), len(chunk)))
+        left -= len(chunk)
+        if left < 0 or len(came) > PROBE_CHUNKS:
+            raise ProtocolError(f"{channel.peer} sends more than is needed to measure the link.")
+    return later_pace(came)
+
+
+def later_pace(came: list[tuple[float, int]]) -> str:
+    """Bytes a second of the later half of chunks, by moments and lengths: TCP is at speed then. "" for a single one."""
+    later = came[(len(came) - 1) // 2 :]
+    if len(later) < 2:
+        return ""
+    return str(int(sum(length for _, length in later[1:]) / max(1e-6, later[-1][0] - later[0][0])))
 
 
 def attempt(pieces: list[bytes]) -> Trial | None:

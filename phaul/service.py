@@ -94,7 +94,7 @@ class Service:
     def _speed(connection: Connection) -> None:
         """Belongs to no haul: a check measures the link too."""
         with contextlib.suppress(LinkLost):
-            connection.send(Reply(done=Done(note=session.pace_of(connection))))
+            connection.send(Reply(done=Done(note=forecast.pace_of(connection))))
 
     @staticmethod
     def _pages(connection: Connection, hello: Hello) -> bool:

@@ -250,26 +250,6 @@ def admit(request: Begin, policy: Policy) -> documents.Json:
     return wanted
 
 
-def pace_of(channel: Connection) -> str:
-    """How fast what comes on the channel "speed" came, of which nothing is kept. Raises ProtocolError for too much."""
-    came = []
-    left = forecast.PROBE_BYTES
-    for chunk in channel.link.recv_chunks():
-        came.append((time.monotonic(), len(chunk)))
-        left -= len(chunk)
-        if left < 0 or len(came) > forecast.PROBE_CHUNKS:
-            raise ProtocolError(f"{channel.peer} sends more than is needed to measure the link.")
-    return later_pace(came)
-
-
-def later_pace(came: list[tuple[float, int]]) -> str:
-    """Bytes a second of the later half of chunks, by moments and lengths: TCP is at speed then. "" for a single one."""
-    later = came[(len(came) - 1) // 2 :]
-    if len(later) < 2:
-        return ""
-    return str(int(sum(length for _, length in later[1:]) / max(1e-6, later[-1][0] - later[0][0])))
-
-
 def state_of(record: journal.Journal) -> StateIs:
     """What there is to say of a target's haul."""
     state = record.state

@@ -17,7 +17,7 @@ from hauling import unchanged
 from lab import Host, Lab, images
 from wire import SOON, pair, pool
 
-from phaul import docker_logs, forecast, journal, places, session
+from phaul import docker_logs, forecast, journal, places
 from phaul.connection import Connection, raise_failure
 from phaul.docker_target import DockerTarget
 from phaul.errors import HaulFailed, PhaulError, ProtocolError, Refused
@@ -135,7 +135,7 @@ def test_last_words_in_many_pieces(target: None) -> None:
 def test_a_speed_in_too_many_pieces(pair: tuple[Link, Link], pool: ThreadPoolExecutor) -> None:
     sending = pool.submit(pair[0].send, (LENGTH.pack(1) + b"x") * (forecast.PROBE_CHUNKS + 1))
     with pytest.raises(ProtocolError, match="more than is needed"):
-        session.pace_of(Connection(pair[1]))
+        forecast.pace_of(Connection(pair[1]))
     sending.result(SOON)
 
 

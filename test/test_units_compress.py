@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from puppet import PAGE, WORDS, Puppet
 
-from phaul import forecast, preflight, sample, session
+from phaul import forecast, preflight, sample
 from phaul.args_parser import parser
 from phaul.connection import Connection
 from phaul.errors import LinkLost, ProtocolError, UsageError
@@ -179,7 +179,7 @@ def test_a_limit_of_the_bandwidth_is_the_link() -> None:
     ],
 )
 def test_how_fast_the_later_half_came(came: list[tuple[float, int]], said: str) -> None:
-    assert session.later_pace(came) == said
+    assert forecast.later_pace(came) == said
 
 
 @contextlib.contextmanager
@@ -189,7 +189,7 @@ def probed(note: str | None) -> Iterator[Connection]:
     with ThreadPoolExecutor(1) as pool, contextlib.closing(theirs):
 
         def serve() -> None:
-            seen = session.pace_of(theirs)
+            seen = forecast.pace_of(theirs)
             theirs.send(Reply(done=Done(note=seen if note is None else note)))
 
         serving = pool.submit(serve)
@@ -217,7 +217,7 @@ def test_more_than_is_needed_to_measure_is_not_taken() -> None:
     with ThreadPoolExecutor(1) as pool, contextlib.closing(ours):
         sending = pool.submit(ours.link.send_chunks, chunks)
         with contextlib.closing(theirs), pytest.raises(ProtocolError, match="more than is needed"):
-            session.pace_of(theirs)
+            forecast.pace_of(theirs)
         with pytest.raises(LinkLost):
             sending.result(SOON)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zstandard
 
-from phaul import images, pages_store, pages_wire, session
+from phaul import forecast, images, pages_store, pages_wire
 from phaul.codec import Packer, Unpacker
 from phaul.connection import PROTOCOL, Connection, greet, welcome
 from phaul.errors import PhaulError
@@ -116,7 +116,7 @@ def frames() -> Iterator[bytes]:
 
 def pace(data: bytes) -> None:
     with stage.fed(data) as link:
-        said = session.pace_of(Connection(link))
+        said = forecast.pace_of(Connection(link))
     assert not said or said.isdecimal()
 
 
