@@ -2,8 +2,9 @@
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
 {images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
-bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), and, for hold.sh
-to carry out in the new network namespace, rules and early.
+bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), restored (the first
+task's pid; released in its place, once the tasks run), and, for hold.sh to carry out in the new network
+namespace, rules and early.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places, run
+from phaul import criu_api, criu_log, diagnosis, docker_dump, docker_logs, freezer, places, run, tasks_seen
 from phaul.docker_api import Engine
 from phaul.errors import HaulFailed, PhaulError
 
 LOG = logging.getLogger("phaul.docker")
 Json = dict[str, Any]
-HELD_MARKS = 5  # the runtime's marks until it holds the tasks
 WAIT, HOLD = "wait.sock", "hold.sock"
 SWITCHES = ["--file-locks", "--tcp-established"]
 POISE_SECONDS = 60
 RESTORE_SECONDS = 3600
 WORD_SECONDS = 30
+START_SECONDS = 30
 EXIT_SECONDS = 30
 PULSE_SECONDS, STALL_SECONDS = 1, 60
 CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
@@ -80,7 +81,7 @@ class Network:
 
 
 class Starting:
-    """The engine's `start`, which lasts until the held tasks are released; followed in a thread."""
+    """The engine's `start`, which lasts until it is to take the held tasks for started; followed in a thread."""
 
     def __init__(self, container: str) -> None:
         self.container = container
@@ -110,10 +111,20 @@ class Starting:
         try:
             self._await(b"held\n", RESTORE_SECONDS)
         finally:
-            log_marks(self.container)
+            _log_marks(self.container)
             self._events.close()
-            self._ended.close()
         return int((pending_dir(self.container) / "restored").read_text())
+
+    def commence(self) -> None:
+        """The engine takes the tasks for started from now on, and writes that down. Raises HaulFailed (not-held)."""
+        say(self.container, "start")
+
+    def until_started(self) -> None:
+        """It has written it down, and so knows of them whatever becomes of it. Raises HaulFailed (not-held)."""
+        ready, _, _ = select.select([self._ended], [], [], START_SECONDS)
+        if not ready or self.error:
+            why = self.error or f"it has not said so within {START_SECONDS} s."
+            raise HaulFailed(f"The target's engine could not start the container: {why}", code="not-held")
 
     def _await(self, word: bytes, timeout: float) -> None:
         until, progress = freezer.deadline(timeout), Progress(self.container)
@@ -160,10 +171,10 @@ class Progress:
         return freezer.deadline(-STALL_SECONDS) > self._since
 
 
-def log_marks(container: str, *, skip: int = 0) -> None:
-    """What the runtime wrote down of when it did what, but for the first `skip` lines of it."""
+def _log_marks(container: str) -> None:
+    """What the runtime wrote down of when it did what."""
     with contextlib.suppress(OSError):
-        for line in (pending_dir(container) / "times").read_text().splitlines()[skip:]:
+        for line in (pending_dir(container) / "times").read_text().splitlines():
             LOG.debug("mark: %s", line)
 
 
@@ -199,6 +210,30 @@ def spec_of(container: str) -> Json:
     """What the engine told the runtime of the container that it restores."""
     spec: Json = json.loads((Path((pending_dir(container) / "bundle").read_text()) / "config.json").read_text())
     return spec
+
+
+def release(first: int, container: str) -> None:
+    """Let the held tasks run; does nothing where they do already.
+
+    Raises HaulFailed (gone), (not-held) where they have not run and never will.
+    """
+    if was_released(container):
+        return
+    held = freezer.of_container(first, container)
+    if held.frozen():
+        must_not_be_doomed(held.pids())
+    held.thaw()
+    LOG.debug("mark: thaw")
+    with contextlib.suppress(FileNotFoundError):  # by somebody else, this very moment
+        os.rename(pending_dir(container) / "restored", pending_dir(container) / "released")
+
+
+def must_not_be_doomed(pids: list[int]) -> None:
+    """Raises HaulFailed (not-held) where any of these frozen tasks would only end when it is thawed."""
+    if any(map(tasks_seen.is_doomed, pids)):
+        raise HaulFailed(
+            "A restored task is to be killed as soon as it is released (for want of memory, say).", code="not-held"
+        )
 
 
 def was_released(container: str) -> bool:

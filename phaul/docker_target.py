@@ -25,7 +25,6 @@ from phaul import (
     freezer,
     host_facts,
     net_ns,
-    tasks_seen,
 )
 from phaul.docker_api import Engine, NoSuch
 from phaul.docker_networks import CRIU_LINES, early_commands, endpoints, movable
@@ -55,6 +54,7 @@ class DockerTarget:
         self.container = ""
         self.first = 0
         self.recent = b""
+        self.commenced = False
         self.runc = host_facts.runc_version()  # asked for before the freeze
 
     @staticmethod
@@ -234,37 +234,32 @@ class DockerTarget:
         every = freezer.of(self.first).pids()
         return [self.first, *(pid for pid in every if pid != self.first)]
 
+    def commence(self) -> None:
+        if not self.commenced:
+            self.starting.commence()
+            self.commenced = True
+
     def ready(self) -> None:
+        if self.commenced:
+            self.starting.until_started()
+        else:
+            docker_restore.say(self.container, "ready")
         try:
             self.pulse.ping()
         except PhaulError:
             raise HaulFailed("The target's engine died while it held the container.", code="not-held") from None
-        docker_restore.say(self.container, "ready")
         if not freezer.of(self.first).frozen():
             raise HaulFailed("The restored tasks are not held any more.", code="not-held")
-        if any(map(tasks_seen.is_doomed, self.pids())):
-            raise HaulFailed(
-                "A restored task is to be killed as soon as it is released (for want of memory, say).", code="not-held"
-            )
+        docker_restore.must_not_be_doomed(self.pids())
 
     @staticmethod
     def release(facts: Json) -> None:
-        container = str(facts["container"])
-        locked = bool(facts.get("locked"))
-        if locked:
-            _unlock(int(facts["first"]), container)
-        if docker_restore.was_released(container):
-            return
-        try:
-            docker_restore.say(container, "release")
-            docker_restore.log_marks(container, skip=docker_restore.HELD_MARKS)
-        except HaulFailed as error:
-            # Where the engine died, it would not know that they run.
-            if freezer.of_container(int(facts["first"]), container).frozen():
-                raise
-            LOG.warning("%s They run.", error.sentence)
-        if locked:
-            _announce(int(facts["first"]), facts["moved"])
+        container, first = str(facts["container"]), int(facts["first"])
+        if facts.get("locked"):
+            _unlock(first, container)
+        docker_restore.release(first, container)
+        if facts.get("locked"):
+            _announce(first, facts["moved"])
 
     @staticmethod
     def kill(facts: Json) -> None:

@@ -195,8 +195,13 @@ class Target(Protocol):
     def pids(self) -> list[int]:
         """The held tasks, the first one first."""
 
+    def commence(self) -> None:
+        """Whoever looks after the held tasks takes them for started: the release, which is to come next, only lets
+        them run. May be repeated. Raises HaulFailed (not-held).
+        """
+
     def ready(self) -> None:
-        """Raises HaulFailed (not-held) where a release could not be carried out."""
+        """Raises HaulFailed (not-held) where a release could not be carried out; after commence(), waits for that."""
 
     @staticmethod
     def release(facts: dict[str, Any]) -> None:

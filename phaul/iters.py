@@ -21,17 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from phaul import (
-    VERSION,
-    images,
-    interrupts,
-    journal,
-    log,
-    places,
-    post_copy,
-    preflight,
-    resolve,
-)
+from phaul import VERSION, images, interrupts, journal, log, places, post_copy, preflight, resolve
 from phaul.barrier import HELD, POISED, Barrier
 from phaul.connection import Connection, raise_failure
 from phaul.desk import Desk
@@ -291,15 +281,23 @@ class Haul:
         LOG.debug("files passed")
         if lazy:
             self.serving = self._served(pages)
+        self._restore(dumped)
+
+    def _restore(self, dumped: Dumped) -> None:
+        """And wait for the memory that is to be there before the release."""
         self.show.phase("restore")
-        options = json.dumps(dumped.options).encode()
-        with post_copy.unless_unserved(self.serving):
-            self.caller.call(Request(restore=Restore(options=options)), timeout=LONG_SECONDS)
-            self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
-        if self.serving and (until := self._memory_until()):
+        serving, until = self.serving, self._memory_until() if self.serving else 0
+        # Others of a group may take their time until this one is released.
+        soon = not self.options.barrier
+        restore = Restore(options=json.dumps(dumped.options).encode())
+        verify = Verify(expectation=dumped.expectation, release_follows=soon and not until)
+        with post_copy.unless_unserved(serving):
+            self.caller.call(Request(restore=restore), timeout=LONG_SECONDS)
+            self.caller.call(Request(verify=verify), timeout=ASK_SECONDS)
+        if serving and until:
             self.show.phase("memory")
             tell = self.stats.still_missing
-            post_copy.await_memory(self.caller, self.name, self.serving, until=until, tell=tell)
+            post_copy.await_memory(self.caller, self.name, serving, until=until, tell=tell, release_follows=soon)
 
     def _served(self, pages: dict[str, Connection]) -> Serving:
         memory, on_bytes = Memory(self.source.tasks(self.record.head)), partial(self.stats.add, "memory")

@@ -46,12 +46,14 @@ class Checked(_message.Message):
     def __init__(self, findings: _Optional[_Iterable[_Union[Finding, _Mapping]]] = ..., facts: _Optional[_Union[HostFacts, _Mapping]] = ..., lacks: _Optional[_Iterable[str]] = ..., shown: _Optional[_Iterable[_Union[Fact, _Mapping]]] = ...) -> None: ...
 
 class Complete(_message.Message):
-    __slots__ = ["haul", "patience_ms"]
+    __slots__ = ["haul", "patience_ms", "release_follows"]
     HAUL_FIELD_NUMBER: _ClassVar[int]
     PATIENCE_MS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     haul: str
     patience_ms: int
-    def __init__(self, haul: _Optional[str] = ..., patience_ms: _Optional[int] = ...) -> None: ...
+    release_follows: bool
+    def __init__(self, haul: _Optional[str] = ..., patience_ms: _Optional[int] = ..., release_follows: bool = ...) -> None: ...
 
 class Discard(_message.Message):
     __slots__ = ["haul"]
@@ -322,7 +324,9 @@ class Task(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., threads: _Optional[int] = ..., comm: _Optional[str] = ...) -> None: ...
 
 class Verify(_message.Message):
-    __slots__ = ["expectation"]
+    __slots__ = ["expectation", "release_follows"]
     EXPECTATION_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     expectation: Expectation
-    def __init__(self, expectation: _Optional[_Union[Expectation, _Mapping]] = ...) -> None: ...
+    release_follows: bool
+    def __init__(self, expectation: _Optional[_Union[Expectation, _Mapping]] = ..., release_follows: bool = ...) -> None: ...

@@ -19,7 +19,9 @@ SLICE_MS = 2000
 ASK_SECONDS = 60
 
 
-def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float, tell: Callable[[int], None]) -> StateIs:
+def await_memory(
+    caller: Caller, haul: str, serving: Serving, *, until: float, tell: Callable[[int], None], release_follows: bool
+) -> StateIs:
     """Before COMMIT: until nothing is missing, or the monotonic clock shows `until`; `tell` hears how much is.
 
     Raises what went wrong.
@@ -27,7 +29,7 @@ def await_memory(caller: Caller, haul: str, serving: Serving, *, until: float, t
     slice_ms = 0  # at first only how much it is
     while True:
         left_ms = max(0, int((until - time.monotonic()) * 1000))
-        seen = _ask(caller, haul, min(slice_ms, left_ms))
+        seen = _ask(caller, haul, min(slice_ms, left_ms), release_follows=release_follows)
         if seen.lost:
             raise HaulFailed("The target's pager died before all memory had come.", code="pages")
         if serving.failure:
@@ -89,9 +91,9 @@ def follow(
         tell(seen.missing)
 
 
-def _ask(caller: Caller, haul: str, patience_ms: int) -> StateIs:
-    request = Request(complete=Complete(haul=haul, patience_ms=patience_ms))
-    return caller.call(request, timeout=ASK_SECONDS).state_is
+def _ask(caller: Caller, haul: str, patience_ms: int, *, release_follows: bool = False) -> StateIs:
+    complete = Complete(haul=haul, patience_ms=patience_ms, release_follows=release_follows)
+    return caller.call(Request(complete=complete), timeout=ASK_SECONDS).state_is
 
 
 def _left(record: journal.Journal, why: str) -> InDoubt:

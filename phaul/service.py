@@ -270,12 +270,12 @@ class _Talk:
         found = self.service.find(haul)
         return found if found and found.journal.head["peer"] == self.peer else None
 
-    def _state(self, haul: str) -> Reply:
+    def _state(self, haul: str, *, release_follows: bool = False) -> Reply:
         if found := self._found(haul):
             if self.session is None:
                 self._take(found)
             with found.lock:
-                return found.state()
+                return found.state(release_follows=release_follows)
         return _state_on_disk(haul, self.peer)
 
     def _logs(self, haul: str) -> Reply:
@@ -288,7 +288,7 @@ class _Talk:
         if HAUL_NAME.fullmatch(request.haul) and _is_of(request.haul, self.peer):
             with contextlib.suppress(HaulFailed):
                 pages_target.missing(request.haul, patience=min(request.patience_ms / 1000, MAX_PATIENCE_SECONDS))
-        return self._state(request.haul)
+        return self._state(request.haul, release_follows=request.release_follows)
 
     def ended(self) -> None:
         if self.session:

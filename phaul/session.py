@@ -7,13 +7,11 @@ import logging
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from phaul import (
     documents,
-    forecast,
     fs_haul,
     htype,
     images,
@@ -113,6 +111,8 @@ class Session:
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
         self._ready()
+        if request.release_follows:
+            self.target.commence()
         if waits_for_pages(self.journal):
             pages_target.await_startable(self.haul)
         mounts = bool(request.expectation.mounts)
@@ -123,6 +123,7 @@ class Session:
         """The word after which the copy here is the one that lives. What cannot be released is discarded at once."""
         if self.journal.state == journal.HELD:
             try:
+                self.target.commence()
                 self._ready()
                 self.journal.advance(journal.RUNNING)
             except HaulFailed as error:
@@ -168,8 +169,12 @@ class Session:
         self.roll_back()
         return self.state()
 
-    def state(self) -> Reply:
-        return Reply(state_is=state_of(self.journal))
+    def state(self, *, release_follows: bool = False) -> Reply:
+        """`release_follows`, unless memory is missing: see Target.commence."""
+        seen = state_of(self.journal)
+        if release_follows and seen.state == journal.HELD and not (seen.missing or seen.lost):
+            self.target.commence()
+        return Reply(state_is=seen)
 
     # The end
 

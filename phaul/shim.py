@@ -5,7 +5,8 @@ The engine calls it as it calls runc. Where /run/phaul/restore/<id>/restore.json
 becomes `runc restore`, goes as far as it can without images, and waits for P.Haul's "restore" on wait.sock.
 As soon as there is a first task (and, where hold.sh makes them, what sockets need) it returns: the engine
 makes the network while CRIU goes on. `start` waits for CRIU, and keeps the frozen tasks until P.Haul says
-"release" (thaw them) on hold.sock; "ready" it answers with "held". "discard" ends all of it on either socket.
+"start" on hold.sock: the engine takes them for started then, and P.Haul thaws them when it has. "ready" is answered
+with "held". "discard" ends all of it on either socket.
 Standard library only, and little of it: its start is part of the downtime.
 """
 
@@ -320,14 +321,13 @@ def hold(pending: str) -> int:
             word = peer.recv(32).strip()
             if word == b"ready":
                 peer.send(b"held\n")
-            elif word == b"release":
-                thaw(directory)
-                mark(pending, "thaw")
-                conclude(pending, "released", peer)
+            elif word == b"start":
+                peer.send(b"started\n")
                 return 0
             elif word == b"discard":
                 end(directory)
-                conclude(pending, "discarded", peer)
+                os.rename(os.path.join(pending, "restored"), os.path.join(pending, "discarded"))
+                peer.send(b"discarded\n")
                 return 1
         except OSError:
             continue
@@ -358,15 +358,6 @@ def end(directory: str) -> None:
         except ProcessLookupError:
             pass
     thaw(directory)
-
-
-def conclude(pending: str, how: str, peer: socket.socket) -> None:
-    """Write down what was done, and only then say so: whoever hears it may remove the directory."""
-    os.rename(os.path.join(pending, "restored"), os.path.join(pending, how))
-    try:
-        peer.send(how.encode() + b"\n")
-    except OSError:
-        pass
 
 
 def announce(pending: str, word: bytes) -> None:

@@ -132,6 +132,8 @@ class Target:
     def pids(self) -> list[int]:
         return []
 
+    def commence(self) -> None: ...
+
     def ready(self) -> None:
         if not is_held():
             raise HaulFailed("It is not held.", code="not-held")

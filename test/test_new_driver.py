@@ -123,6 +123,8 @@ class Target:
         return self.wanted["note"]
     def pids(self):
         return []
+    def commence(self):
+        pass
     def ready(self):
         if not (self.there / "held").exists():
             raise HaulFailed("It is not held.", code="not-held")
