@@ -289,11 +289,10 @@ class Haul:
         serving, until = self.serving, self._memory_until() if self.serving else 0
         # Others of a group may take their time until this one is released.
         soon = not self.options.barrier
-        restore = Restore(options=json.dumps(dumped.options).encode())
-        verify = Verify(expectation=dumped.expectation, release_follows=soon and not until)
+        restore = Restore(options=json.dumps(dumped.options).encode(), release_follows=soon and not until)
         with post_copy.unless_unserved(serving):
             self.caller.call(Request(restore=restore), timeout=LONG_SECONDS)
-            self.caller.call(Request(verify=verify), timeout=ASK_SECONDS)
+            self.caller.call(Request(verify=Verify(expectation=dumped.expectation)), timeout=ASK_SECONDS)
         if serving and until:
             self.show.phase("memory")
             tell = self.stats.still_missing

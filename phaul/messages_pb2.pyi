@@ -290,10 +290,12 @@ class Request(_message.Message):
     def __init__(self, ping: _Optional[_Union[Ping, _Mapping]] = ..., check: _Optional[_Union[Check, _Mapping]] = ..., begin: _Optional[_Union[Begin, _Mapping]] = ..., prepare: _Optional[_Union[Prepare, _Mapping]] = ..., restore: _Optional[_Union[Restore, _Mapping]] = ..., verify: _Optional[_Union[Verify, _Mapping]] = ..., release: _Optional[_Union[Release, _Mapping]] = ..., discard: _Optional[_Union[Discard, _Mapping]] = ..., complete: _Optional[_Union[Complete, _Mapping]] = ..., state: _Optional[_Union[State, _Mapping]] = ..., poise: _Optional[_Union[Poise, _Mapping]] = ..., logs: _Optional[_Union[Logs, _Mapping]] = ...) -> None: ...
 
 class Restore(_message.Message):
-    __slots__ = ["options"]
+    __slots__ = ["options", "release_follows"]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     options: bytes
-    def __init__(self, options: _Optional[bytes] = ...) -> None: ...
+    release_follows: bool
+    def __init__(self, options: _Optional[bytes] = ..., release_follows: bool = ...) -> None: ...
 
 class State(_message.Message):
     __slots__ = ["haul"]
@@ -324,9 +326,7 @@ class Task(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., threads: _Optional[int] = ..., comm: _Optional[str] = ...) -> None: ...
 
 class Verify(_message.Message):
-    __slots__ = ["expectation", "release_follows"]
+    __slots__ = ["expectation"]
     EXPECTATION_FIELD_NUMBER: _ClassVar[int]
-    RELEASE_FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     expectation: Expectation
-    release_follows: bool
-    def __init__(self, expectation: _Optional[_Union[Expectation, _Mapping]] = ..., release_follows: bool = ...) -> None: ...
+    def __init__(self, expectation: _Optional[_Union[Expectation, _Mapping]] = ...) -> None: ...

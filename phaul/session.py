@@ -105,14 +105,14 @@ class Session:
         options = documents.read(request.options, self.driver.options)
         self._go_on("restore")
         subject = self.target.restore(self._images, options, self.logs)
+        if request.release_follows:
+            self.target.commence()
         self.journal.advance(journal.HELD)
         return Reply(held=Held(subject=subject))
 
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
         self._ready()
-        if request.release_follows:
-            self.target.commence()
         if waits_for_pages(self.journal):
             pages_target.await_startable(self.haul)
         mounts = bool(request.expectation.mounts)
