@@ -1,7 +1,7 @@
 """Starting a container from images through the restore runtime, held until released.
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
-{images, work, switches}, events (a fifo on which "poised" and "held" come), wait.sock and hold.sock,
+{images, work, switches}, events (a fifo on which "poised", "first PID" and "held" come), wait.sock and hold.sock,
 bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), restored (the first
 task's pid; released in its place, once the tasks run), and, for hold.sh to carry out in the new network
 namespace, rules and early.
@@ -38,6 +38,7 @@ WORD_SECONDS = 30
 START_SECONDS = 30
 EXIT_SECONDS = 30
 PULSE_SECONDS, STALL_SECONDS = 1, 60
+RESTORED = -2  # in the place of a size
 CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
 _CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
 
@@ -91,12 +92,13 @@ class Starting:
         self._ended = open(ended, "rb", buffering=0)
         events = os.open(pending_dir(container) / "events", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self._events = open(events, "rb", buffering=0)
+        self._first, self._pid = list[FileIO](), 0  # a descriptor of the first task, and its pid, once there is one
         self._thread = threading.Thread(target=self._start, name=f"start-{container[:12]}", daemon=True)
 
     def until_poised(self) -> None:
         """Wait until nothing but the images is lacking. Raises HaulFailed (restore)."""
         self._thread.start()
-        self._await(b"poised\n", POISE_SECONDS)
+        self._await(b"poised", POISE_SECONDS)
 
     def until_held(self, network: Network, *, recent: bytes) -> int:
         """The images are there: wait for the held tasks; the first one's pid. Raises HaulFailed (restore).
@@ -109,10 +111,11 @@ class Starting:
         with contextlib.suppress(HaulFailed):
             say(self.container, "restore", WAIT)
         try:
-            self._await(b"held\n", RESTORE_SECONDS)
+            self._await(b"held", RESTORE_SECONDS)
         finally:
             _log_marks(self.container)
-            self._events.close()
+            for watched in (self._events, *self._first):
+                watched.close()
         return int((pending_dir(self.container) / "restored").read_text())
 
     def commence(self) -> None:
@@ -128,14 +131,42 @@ class Starting:
 
     def _await(self, word: bytes, timeout: float) -> None:
         until, progress = freezer.deadline(timeout), Progress(self.container)
-        ready: list[FileIO] = []
-        while not ready and freezer.deadline(0) < until:
-            ready, _, _ = select.select([self._events, self._ended], [], [], min(PULSE_SECONDS, timeout))
-            if progress.stalls():
-                LOG.error("CRIU has said nothing for %d s, and is ended", STALL_SECONDS)
+        while freezer.deadline(0) < until:
+            ready, _, _ = select.select([self._events, self._ended, *self._first], [], [], PULSE_SECONDS)
+            if self._events in ready:
+                if word in self._heard():
+                    return
+            elif self._ended in ready:
+                break
+            elif why := self._hopeless(progress, ended=bool(ready)):
+                LOG.error("The restore is ended: %s", why)
+                self._first = []
                 criu_api.kill(progress.work)
-        if self._events not in ready or self._events.read(len(word)) != word:
-            raise self._failure(pending_dir(self.container))
+                _let_go(self.container)
+                # The engine has nothing to wait for any more, but may do so.
+                until = min(until, freezer.deadline(CALLED_OFF_SECONDS))
+        raise self._failure(pending_dir(self.container))
+
+    def _hopeless(self, progress: Progress, *, ended: bool) -> str:
+        """Why it will not be held, though nobody has said so; "" while it may be.
+
+        An engine that cannot go on (to make the network, say) kills the first task, and waits for its end. CRIU does
+        not always notice; and a task that was frozen meanwhile ends when it is thawed.
+        """
+        if ended or (self._pid and tasks_seen.is_doomed(self._pid)):
+            return "the first task was killed"
+        return f"nothing has happened for {STALL_SECONDS} s" if progress.stalls() else ""
+
+    def _heard(self) -> list[bytes]:
+        """What the runtime has said; of the first task, its pid."""
+        lines = (self._events.read(select.PIPE_BUF) or b"").splitlines()
+        for line in lines:
+            word, _, pid = line.partition(b" ")
+            if word == b"first":
+                self._pid = int(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    self._first = [open(os.pidfd_open(self._pid), "rb", buffering=0)]
+        return lines
 
     def _start(self) -> None:
         try:
@@ -153,7 +184,9 @@ class Starting:
 
 
 class Progress:
-    """CRIU's log while it restores: where one of its processes is killed (for want of memory, say), the others wait."""
+    """CRIU's log while it restores, and whether that is over: where one of its processes is killed (for want of memory,
+    say), the others wait.
+    """
 
     def __init__(self, container: str) -> None:
         self._pending = pending_dir(container)
@@ -161,12 +194,14 @@ class Progress:
         self._size, self._since = -1, freezer.deadline(0)
 
     def stalls(self) -> bool:
-        """Whether the log has not grown for long, though the restore is not over."""
+        """Whether the log has not grown for long; or, where the restore is over, the engine has not gone on since."""
         try:
             size = (self.work / "restore.log").stat().st_size
         except FileNotFoundError:
             return False
-        if size != self._size or (self._pending / "restored").exists():
+        if (self._pending / "restored").exists():
+            size = RESTORED
+        if size != self._size:
             self._size, self._since = size, freezer.deadline(0)
         return freezer.deadline(-STALL_SECONDS) > self._since
 

@@ -158,7 +158,7 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     mark(pending, "word")
     refresh(libc, spec["root"]["path"])
     gate.open()
-    return early(first.fd, ended, restorer, options["--pid-file"])
+    return early(first.fd, ended, restorer, options["--pid-file"], pending)
 
 
 class Fifo:
@@ -262,12 +262,14 @@ def refresh(libc: Any, root: str) -> None:
     os.chmod(root, os.stat(root).st_mode & 0o7777)
 
 
-def early(first: int, ended: int, restorer: int, pid_file: str) -> int:
-    """Wait for the first task, and tell the engine of it; or for the end of a restore that failed before."""
+def early(first: int, ended: int, restorer: int, pid_file: str, pending: str) -> int:
+    """Wait for the first task, and tell all of it; or for the end of a restore that failed before."""
     ready, _, _ = select.select([first, ended], [], [])
     if first not in ready:
         return os.waitstatus_to_exitcode(os.waitpid(restorer, 0)[1]) or 1
-    write(str(int(os.read(first, 32))), pid_file)
+    pid = int(os.read(first, 32))
+    announce(pending, b"first %d\n" % pid)
+    write(str(pid), pid_file)
     return 0
 
 

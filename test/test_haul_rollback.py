@@ -318,7 +318,7 @@ def test_engine_killed_before_prepare(scene: Scene) -> None:
         scene.moves_now()
 
 
-HELD, BEFORE_COMMIT = "state=held", "before=phaul.iters:Barrier.reach#2"
+HELD, BEFORE_COMMIT, RELEASE_WRITTEN = "state=held", "before=phaul.iters:Barrier.reach#2", "state=running"
 VERIFIED = "before=phaul.docker_target:DockerTarget.ready#2"  # the source has committed
 
 
@@ -358,10 +358,13 @@ def tickers(host: Host) -> list[str]:
 # While the target holds the restored tasks
 
 
-def test_held_tasks_do_not_run(scene: Scene) -> None:
-    with Halt(scene.b) as halt, scene.serve("state=held", halt.word) as service, scene.begun() as hauling:
+@pytest.mark.parametrize("point", [HELD, RELEASE_WRITTEN])
+def test_held_tasks_do_not_run(scene: Scene, point: str) -> None:
+    """Not even when the engine has taken them for started, which it has before they are released."""
+    with Halt(scene.b) as halt, scene.serve(point, halt.word) as service, scene.begun() as hauling:
         halt.reached(service.process)
         assert state(scene.a, NAME) == "paused"
+        assert (state(scene.b, NAME) == "running") is (point == RELEASE_WRITTEN)
         pids = tickers(scene.b)
         assert len(pids) == 1
         tick_files = list(scene.b.path("/var/lib/docker/overlay2").glob("*/merged/ticks"))

@@ -25,6 +25,7 @@ FIXED = (
     "release written / target engine killed / auto",
     "sync / target memory limit / stopcopy",
     "dump / CRIU killed / stopcopy",
+    "post-copy / target engine killed / postcopy",
 )
 SAMPLE = cells.covering(cells.shuffled(cells.every(), SEED), FIXED)
 
