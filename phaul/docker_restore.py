@@ -2,9 +2,9 @@
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
 {images, work, switches}, events (a fifo on which "poised", "first PID" and "held" come), wait.sock and hold.sock,
-bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), restored (the first
-task's pid; released in its place, once the tasks run), and, for hold.sh to carry out in the new network
-namespace, rules and early.
+bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), task (the first one's
+pid), restored (the same, when it is; released in its place, once the tasks run), and, for hold.sh to carry
+out in the new network namespace, rules and early.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ RESTORE = "/run/phaul/restore"
 HOLD = os.path.join(os.path.dirname(os.path.realpath(__file__)), "hold.sh")
 INSIDE = os.path.join(os.path.dirname(HOLD), "criu_inside.pl")
 V2 = "/sys/fs/cgroup/cgroup.controllers"
-VERBS = ("create", "start", "delete")
+VERBS = ("create", "start", "kill", "delete")
 SHUT_SECONDS = 0.02
 MS_REMOUNT, MS_RELATIME = 32, 1 << 21
 KEPT_FLAGS = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_SYNCHRONOUS | os.ST_NOATIME
@@ -38,7 +38,7 @@ VALUED = "--root --log --log-format --criu --rootless --bundle -b --pid-file --c
 def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
     """(index of the verb, its word, container id, options by name), or None for a call that is runc's alone."""
     options: dict[str, str] = {}
-    index, verb = 0, None
+    index, verb, container = 0, None, ""
     while index < len(argv):
         word = argv[index]
         if word in VALUED and index + 1 < len(argv):
@@ -52,8 +52,10 @@ def parse(argv: list[str]) -> tuple[int, str, str, dict[str, str]] | None:
             if word not in VERBS:
                 return None
             verb = index
+        else:
+            container = container or word
         index += 1
-    return None if verb is None else (verb, argv[verb], argv[-1], options)
+    return None if verb is None else (verb, argv[verb], container, options)
 
 
 def installed(name: str) -> str:
@@ -269,6 +271,7 @@ def early(first: int, ended: int, restorer: int, pid_file: str, pending: str) ->
         return os.waitstatus_to_exitcode(os.waitpid(restorer, 0)[1]) or 1
     pid = int(os.read(first, 32))
     announce(pending, b"first %d\n" % pid)
+    write(str(pid), pending, "task")
     write(str(pid), pid_file)
     return 0
 
@@ -296,11 +299,6 @@ def mend_oom_score(pending: str, spec: dict[str, Any]) -> None:
             pass
 
 
-def thaw(directory: str) -> None:
-    word, file = ("0", "cgroup.freeze") if os.path.exists(V2) else ("THAWED", "freezer.state")
-    write(word, directory, file)
-
-
 def hold(pending: str) -> int:
     """Wait for CRIU, and for the word, however often P.Haul itself comes and goes; the exit status for the engine."""
     lock = os.open(os.path.join(pending, "lock"), os.O_WRONLY | os.O_CLOEXEC)
@@ -309,7 +307,6 @@ def hold(pending: str) -> int:
         print("phaul runtime: the restore failed, or the first task has ended", file=sys.stderr)
         give_up(pending)
         return 1
-    directory = held_cgroup(pending)
     server = socket.socket(socket.AF_UNIX)
     os.umask(0o177)
     server.bind(os.path.join(pending, "hold.sock"))
@@ -327,7 +324,7 @@ def hold(pending: str) -> int:
                 peer.send(b"started\n")
                 return 0
             elif word == b"discard":
-                end(directory)
+                end(held_cgroup(pending))
                 os.rename(os.path.join(pending, "restored"), os.path.join(pending, "discarded"))
                 peer.send(b"discarded\n")
                 return 1
@@ -353,13 +350,18 @@ def give_up(pending: str) -> None:
         pass
 
 
-def end(directory: str) -> None:
-    for pid in pids_of(directory):
+def kill(pids: list[int]) -> None:
+    for pid in pids:
         try:
             os.kill(pid, 9)
         except ProcessLookupError:
             pass
-    thaw(directory)
+
+
+def end(directory: str) -> None:
+    kill(pids_of(directory))
+    word, file = ("0", "cgroup.freeze") if os.path.exists(V2) else ("THAWED", "freezer.state")
+    write(word, directory, file)
 
 
 def announce(pending: str, word: bytes) -> None:
@@ -377,13 +379,17 @@ def main(argv: list[str]) -> int:
     if call:
         verb, word, container, options = call
         pending = os.path.join(RESTORE, container)
-        due, begun = (os.path.exists(os.path.join(pending, name)) for name in ("restore.json", "lock"))
-        if word == "create" and due and not begun:
+        there = os.listdir(pending) if os.path.isdir(pending) else []
+        if word == "create" and "restore.json" in there and "lock" not in there:
             return restore(argv, verb, options, pending)
-        if word == "start" and begun:
+        if word == "start" and "lock" in there:
             mark(pending, "engine and network")
             return hold(pending)
-        if word == "delete" and begun and not os.path.exists(os.path.join(pending, "released")):
+        if word == "kill" and argv[-1] == "9" and "task" in there and not {"restored", "released"} & {*there}:
+            # By an engine that cannot go on: runc knows nothing of a container before it is restored, and would not.
+            kill([int(read(pending, "task"))])
+            return 0
+        if word == "delete" and "lock" in there and "released" not in there:
             # The first task ended before the engine could start it, and so nobody holds it.
             give_up(pending)
     os.execv(installed("runc"), ["runc", *argv])
