@@ -39,6 +39,7 @@ START_SECONDS = 30
 EXIT_SECONDS = 30
 PULSE_SECONDS, STALL_SECONDS = 1, 60
 RESTORED = -2  # in the place of a size
+OF_RUNTIME = "OCI runtime"  # in what the engine says where that, and not it, could not go on
 CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
 _CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
 
@@ -178,6 +179,8 @@ class Starting:
 
     def _failure(self, pending: Path) -> HaulFailed:
         line = criu_log.deciding_line(work_of(pending) / "restore.log")
+        if self.error and OF_RUNTIME not in self.error:
+            return HaulFailed(f"The target's engine gave the container up: {self.error}", code="restore", detail=line)
         words = line or self.error or "no reason was given in time"
         sentence, said = diagnosis.told("CRIU could not restore the container", words)
         return HaulFailed(sentence, code="restore", detail=f"{said}\n{self.error}".strip())

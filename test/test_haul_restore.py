@@ -42,7 +42,8 @@ def test_engine_that_cannot_make_the_network(scene: Scene) -> None:
     container = workloads.counter(scene.a, "other", "-p", f"{PORT}:80")
     with scene.serve(NEVER, RESTORING, TAKES_THE_PORT):
         with scene.begun(name="other") as hauling:
-            failed(ended(hauling), "restore", lab=scene.lab)
+            sentence = failed(ended(hauling), "restore", lab=scene.lab)
+        assert f"{PORT}" in sentence
         scene.b.run("pkill", "-f", f"create_server.*{PORT}")
         goes_on(scene.a, "other")
         wait_for(lambda: state(scene.b, "other") == "", "its removal from b")
