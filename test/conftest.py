@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from faults import Scene, make_scene
 from hypothesis import HealthCheck, settings
 from lab import Host, Lab, clean, images, service, vm
+from xdist.scheduler import LoadFileScheduling
 
 CAP_SYS_RESOURCE = 24
 
@@ -27,9 +31,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The slow cases on whole machines come last, when all else is known."""
-    items.sort(key=lambda item: item.get_closest_marker("vm") is not None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The slow cases on whole machines come last, when all else is known; first where others go on beside them."""
+    shared = hasattr(config, "workerinput")
+    sizes = Counter(item.path for item in items)
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        on_machines = item.get_closest_marker("vm") is not None
+        return on_machines is not shared, -sizes[item.path] * shared
+
+    items.sort(key=place)
+
+
+class ByFile(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests go to one process, and all those on whole machines: two pairs of them would be too many."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        return "machines" if Path(file).name.startswith("test_vm_") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # they are in a good order
+    return ByFile(config, log)
 
 
 # Who runs the tests with nohup(1) means their own terminal, not those of the hauls.
