@@ -7,7 +7,7 @@ import logging
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from phaul import (
@@ -61,7 +61,7 @@ class Session:
         self.trees: list[Path] = []
         self.channels: set[Connection] = set()
         self.seats = 0
-        self.step = "begin"
+        self.step, self.broken = "begin", False
         try:
             self.journal.push("work", path=str(self.work))
             places.private_dir(self.work)
@@ -86,37 +86,37 @@ class Session:
 
     def prepare(self, request: Prepare) -> Reply:
         self._expect(journal.BEGUN)
-        self._go_on("prepare")
-        if request.lazy:
-            self.journal.push("pages", haul=self.haul)
-            work = self.work / htype.RESTORE_WORK
-            pages_target.start(self.haul, token=self.token, images=self._images, work=work)
-        self.trees = self.target.prepare()
+        with self._step("prepare"):
+            if request.lazy:
+                self.journal.push("pages", haul=self.haul)
+                work = self.work / htype.RESTORE_WORK
+                pages_target.start(self.haul, token=self.token, images=self._images, work=work)
+            self.trees = self.target.prepare()
         return Reply(prepared=Prepared(trees=[procfs.worded(str(tree)) for tree in self.trees]))
 
     def poise(self) -> Reply:
         self._expect(journal.BEGUN)
-        self._go_on("poise")
-        self.target.poise(self._images, lazy=waits_for_pages(self.journal))
+        with self._step("poise"):
+            self.target.poise(self._images, lazy=waits_for_pages(self.journal))
         return Reply(done=Done())
 
     def restore(self, request: Restore) -> Reply:
         self._expect(journal.BEGUN)
         options = documents.read(request.options, self.driver.options)
-        self._go_on("restore")
-        subject = self.target.restore(self._images, options, self.logs)
-        if request.release_follows:
-            self.target.commence()
-        self.journal.advance(journal.HELD)
+        with self._step("restore"):
+            subject = self.target.restore(self._images, options, self.logs)
+            if request.release_follows:
+                self.target.commence()
+            self.journal.advance(journal.HELD)
         return Reply(held=Held(subject=subject))
 
     def verify(self, request: Verify) -> Reply:
         self._expect(journal.HELD)
-        self._ready()
         if waits_for_pages(self.journal):
             pages_target.await_startable(self.haul)
         mounts = bool(request.expectation.mounts)
         verify.check(request.expectation, tasks_seen.expectation(self.target.pids(), mounts=mounts))
+        self._ready()
         return Reply(done=Done())
 
     def release(self) -> Reply:
@@ -233,11 +233,14 @@ class Session:
             raise ProtocolError("The peer asked for a tree that this haul has not.")
         return self.trees[int(number)]
 
-    def _go_on(self, step: str) -> None:
-        """Also what fails is not done again."""
-        if STEPS.index(step) != STEPS.index(self.step) + 1:
+    @contextlib.contextmanager
+    def _step(self, step: str) -> Iterator[None]:
+        """What fails is not done again, and nothing comes after it: undone, that would take what others have."""
+        if self.broken or STEPS.index(step) != STEPS.index(self.step) + 1:
             raise ProtocolError(f"The peer asks to {step} what is at {self.step}.")
-        self.step = step
+        self.step, self.broken = step, True
+        yield
+        self.broken = False
 
     def _expect(self, *states: str) -> None:
         if self.journal.state not in states:

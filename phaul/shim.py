@@ -326,8 +326,7 @@ def hold(pending: str) -> int:
             elif word == b"discard":
                 end(held_cgroup(pending))
                 os.rename(os.path.join(pending, "restored"), os.path.join(pending, "discarded"))
-                peer.send(b"discarded\n")
-                return 1
+                return 1  # which ends the connection, for an answer
         except OSError:
             continue
         finally:

@@ -102,6 +102,7 @@ def test_steps_that_are_not_the_next_one(caller: Caller, kind: str) -> None:
     if kind == "docker":  # its engine makes nothing
         with pytest.raises(HaulFailed):
             caller.call(Request(prepare=Prepare()), timeout=SOON)
+        refused(caller, Request(poise=Poise()), "asks to poise what")
     else:
         caller.call(Request(prepare=Prepare()), timeout=SOON)
     refused(caller, Request(prepare=Prepare()), "asks to prepare what")
