@@ -247,12 +247,16 @@ def begin(side: str, *, haul: str, haul_type: str, subject: str, peer: str, **fa
 def _checked(record: Any, *, first: bool) -> dict[str, Any]:
     """What a line says. Raises ValueError, KeyError or TypeError where it is no record that may stand there."""
     if first:
+        if record["side"] not in TRANSITIONS or {"state", "push", "undone", "note"} & record.keys():
+            raise ValueError(record)
         return {**{key: record[key] for key in HEAD}, **record}
     if "push" in record:
         return {"kind": record["kind"], "args": {**record["args"]}, "push": int(record["push"])}
     if "undone" in record:
         return {"undone": int(record["undone"])}
     if "note" in record:
+        if record["note"].keys() & set(HEAD):
+            raise ValueError(record["note"])
         return {"note": {**record["note"]}}
     if record["state"] not in (*SETTLED, FROZEN, COMMITTED, HELD, RUNNING):
         raise ValueError(record["state"])

@@ -59,6 +59,7 @@ NEEDS = {
         "Engine.rename": "push.restore",
         "Engine.start": "push.restore",
         "says that it holds it": "state.held",
+        "has it taken for started": "push.restore",
         "lets it run": "state.running",
         "says that it runs": "state.running",
         "Engine.set_restart_policy": "state.running",
@@ -141,7 +142,8 @@ def acts() -> Iterator[tuple[str, Callable[[tuple[Any, ...]], str]]]:
     yield "phaul.freezer:end", lambda _: "ends its copy"
     yield "phaul.pages_target:start", lambda _: "starts the pager"
     yield "phaul.docker_restore:announce", lambda _: "announces the restore"
-    yield "phaul.docker_restore:say", lambda args: "lets it run" if args[1] == "release" else ""
+    yield "phaul.docker_restore:say", lambda args: "has it taken for started" if args[1] == "start" else ""
+    yield "phaul.docker_restore:release", lambda _: "lets it run"
     yield "phaul.connection:Connection.send", lambda args: answer(args[1])
 
 

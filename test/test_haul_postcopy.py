@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from faults import (
@@ -54,7 +55,7 @@ class Hog(TwoHosts):
     def released(self, *options: str) -> Iterator[subprocess.Popen[bytes]]:
         """A haul whose container runs at b already, while most of its memory is here."""
         with self.begun(*SLOW, *options) as process:
-            wait_for(lambda: runs(self.b, NAME) or process.poll() is not None, "its running on b")
+            wait_for(lambda: self.of_restore("released") or process.poll() is not None, "its running on b")
             assert process.poll() is None, ended(process)
             yield process
 
@@ -62,8 +63,12 @@ class Hog(TwoHosts):
     def held(self) -> Iterator[subprocess.Popen[bytes]]:
         """A haul whose container is held at b while its memory comes."""
         with self.begun(*SLOW_STOP) as process:
-            wait_for(lambda: list(self.b.path("/run/phaul/restore").glob("*/hold.sock")), "its being held on b")
+            wait_for(lambda: self.of_restore("hold.sock"), "its being held on b")
             yield process
+
+    def of_restore(self, name: str) -> list[Path]:
+        """Whether P.Haul's runtime on b has such a file; the engine takes a container for started before it runs."""
+        return list(self.b.path("/run/phaul/restore").glob(f"*/{name}"))
 
     def pagers(self) -> list[int]:
         """The pids inside b of pagers and their keepers."""

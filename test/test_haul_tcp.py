@@ -195,7 +195,7 @@ def test_a_connection_that_nobody_accepts(paired: Lab, neighbour: Neighbour) -> 
         assert state(b, "deaf") == "running"
 
 
-@pytest.mark.parametrize("point", ["state=running", "after=phaul.net_ns:unlock", "after=phaul.docker_restore:say#4"])
+@pytest.mark.parametrize("point", ["state=running", "after=phaul.net_ns:unlock", "after=phaul.docker_restore:release"])
 def test_a_service_that_dies_at_the_release(paired: Lab, neighbour: Neighbour, address: str, point: str) -> None:
     """Its successor unlocks what it had not."""
     a, b = paired.hosts
