@@ -13,7 +13,6 @@ import pytest
 from faults import Scene, make_scene
 from hypothesis import HealthCheck, settings
 from lab import Host, Lab, clean, images, service, vm
-from xdist.scheduler import LoadFileScheduling
 
 CAP_SYS_RESOURCE = 24
 
@@ -43,16 +42,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=place)
 
 
-class ByFile(LoadFileScheduling):  # type: ignore[misc]
-    """A file's tests go to one process, and all those on whole machines: two pairs of them would be too many."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = str(super()._split_scope(nodeid))
-        return "machines" if Path(file).name.startswith("test_vm_") else file
-
-
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one process, and all those on whole machines: two pairs of them would be too many."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file = str(super()._split_scope(nodeid))
+            return "machines" if Path(file).name.startswith("test_vm_") else file
+
     config.option.loadscopereorder = False  # they are in a good order
     return ByFile(config, log)
 
