@@ -110,6 +110,7 @@ HAULS = {
 }
 
 
+@pytest.mark.long
 def test_source_loses_power(mortal: VmLab) -> None:
     """With a haul before COMMIT, one between COMMIT and release, and one that was released.
 
