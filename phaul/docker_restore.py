@@ -198,10 +198,9 @@ class Progress:
 
     def stalls(self) -> bool:
         """Whether the log has not grown for long; or, where the restore is over, the engine has not gone on since."""
-        try:
+        size = 0  # runc has not come to start CRIU
+        with contextlib.suppress(FileNotFoundError):
             size = (self.work / "restore.log").stat().st_size
-        except FileNotFoundError:
-            return False
         if (self._pending / "restored").exists():
             size = RESTORED
         if size != self._size:

@@ -145,31 +145,23 @@ def restore(argv: list[str], verb: int, options: dict[str, str], pending: str) -
     gate = Gate(wish["images"], wish["work"])
     words = ["restore", "--detach", "--image-path", gate.path, "--work-path", wish["work"], *wish["switches"]]
     command = [installed("runc"), *argv[:verb], *words, *argv[verb + 1 :]]
-    first = Fifo(os.path.join(pending, "first"))
-    os.environ["PHAUL_FIRST"] = first.path
-    restorer, ended = begin(command, pending, options["--pid-file"], spec, [gate.fifo.fd, first.fd])
+    os.environ["PHAUL_FIRST"] = fifo = os.path.join(pending, "first")
+    os.mkfifo(fifo, 0o600)
+    first = os.open(fifo, os.O_RDWR)  # both ways, so that neither end of it waits for the other
+    restorer, ended = begin(command, pending, options["--pid-file"], spec, first)
     # While the tasks still run at the source: it takes a good part of what `refresh` does.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
     word = awaited(pending)
     if word == b"discard":
-        gate.shut(ended)
+        gate.tell("", ended)
         os.waitpid(restorer, 0)
         return 1
     mark(pending, "word")
     refresh(libc, spec["root"]["path"])
-    gate.open()
-    return early(first.fd, ended, restorer, options["--pid-file"], pending)
-
-
-class Fifo:
-    """A fifo that is open here for reading and writing, so that neither end of it waits for the other."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        os.mkfifo(path, 0o600)
-        self.fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    gate.open(ended)
+    return early(first, ended, restorer, options["--pid-file"], pending)
 
 
 class Gate:
@@ -180,27 +172,33 @@ class Gate:
     def __init__(self, images: str, work: str) -> None:
         self.images, self.path = images, os.path.join(work, "images")
         os.mkdir(self.path, 0o700)
-        self.fifo = Fifo(os.path.join(self.path, self.NAME))
+        os.mkfifo(os.path.join(self.path, self.NAME), 0o600)
 
-    def shut(self, ended: int) -> None:
-        """No images will come: runc, which may not be here yet, must find a writer, who has nothing. It gives up."""
-        os.close(self.fifo.fd)
-        while not select.select([ended], [], [], SHUT_SECONDS)[0]:
-            os.close(os.open(self.fifo.path, os.O_RDWR))
-
-    def open(self) -> None:
+    def open(self, ended: int) -> None:
         """The images are there."""
         for name in os.listdir(self.images):
             if name != self.NAME:
                 os.link(os.path.join(self.images, name), os.path.join(self.path, name))
-        with open(os.path.join(self.images, self.NAME), "rb") as file, open(self.fifo.fd, "wb") as out:
-            out.write(file.read())
+        self.tell(read(self.images, self.NAME), ended)
+
+    def tell(self, words: str, ended: int) -> None:
+        """Of nothing it gives up. It may not be here yet: what is in a fifo that nobody reads is lost on closing."""
+        pause = 0.0
+        while not select.select([ended], [], [], pause)[0]:
+            pause = SHUT_SECONDS
+            try:
+                fifo = os.open(os.path.join(self.path, self.NAME), os.O_WRONLY | os.O_NONBLOCK)
+            except OSError:
+                continue
+            os.write(fifo, words.encode())
+            os.close(fifo)
+            return
 
 
-def begin(command: list[str], pending: str, pid_file: str, spec: dict[str, Any], ours: list[int]) -> tuple[int, int]:
+def begin(command: list[str], pending: str, pid_file: str, spec: dict[str, Any], ours: int) -> tuple[int, int]:
     """Start what follows runc to its end: (its pid, a descriptor that becomes readable as it ends).
 
-    Who waits for the lock waits for that end too. The descriptors `ours` are not its own.
+    Who waits for the lock waits for that end too. The descriptor `ours` is not its own.
     """
     lock = os.open(os.path.join(pending, "lock"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -210,7 +208,7 @@ def begin(command: list[str], pending: str, pid_file: str, spec: dict[str, Any],
         os.close(theirs)
         return child, ended
     try:
-        for descriptor in (*ours, ended):
+        for descriptor in (ours, ended):
             os.close(descriptor)
         follow(command, pending, pid_file, spec)
     finally:

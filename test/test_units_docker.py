@@ -8,12 +8,14 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lab.waiting import until
 
 from phaul import docker_checks, docker_config, docker_image, docker_rootfs, shim, tasks_seen
 from phaul.docker_api import Engine, NoSuch
@@ -300,6 +302,26 @@ def test_no_call_is_too_strange(words: list[str]) -> None:
     if parsed:
         verb, word, container, _ = parsed
         assert words[verb] == word in shim.VERBS and container in ["", *words[verb + 1 :]]
+
+
+def test_images_for_a_runc_that_comes_late(tmp_path: Path) -> None:
+    """As on a host that starts many containers at once; and one that never comes is not waited for."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/descriptors.json").write_text("[1]")
+    (tmp_path / "images/core-1.img").write_text("x")
+    (tmp_path / "work").mkdir()
+    gate = shim.Gate(str(tmp_path / "images"), str(tmp_path / "work"))
+    ended, end = os.pipe()
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(gate.open, ended)
+        until((tmp_path / "work/images/core-1.img").exists, "the images' place")
+        with pytest.raises(TimeoutError):
+            opening.result(0.1)  # it waits, or what it says is lost
+        assert (tmp_path / "work/images/descriptors.json").read_text() == "[1]"
+        opening.result(10)
+        os.close(end)
+        pool.submit(gate.tell, "", ended).result(10)
+    os.close(ended)
 
 
 @pytest.fixture
