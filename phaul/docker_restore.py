@@ -1,7 +1,7 @@
 """Starting a container from images through the restore runtime, held until released.
 
 /run/phaul/restore/<container id>/ is what the runtime (shim.py) and the service share: restore.json
-{images, work, switches}, events (a fifo on which "poised", "first PID" and "held" come), wait.sock and hold.sock,
+{images, work, switches}, events (a fifo on which "poised", "first" and "held" come), wait.sock and hold.sock,
 bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), task (the first one's
 pid), restored (the same, when it is; released in its place, once the tasks run), and, for hold.sh to carry
 out in the new network namespace, rules and early.
@@ -38,7 +38,6 @@ WORD_SECONDS = 30
 START_SECONDS = 30
 EXIT_SECONDS = 30
 PULSE_SECONDS, STALL_SECONDS = 1, 60
-RESTORED = -2  # in the place of a size
 OF_RUNTIME = "OCI runtime"  # in what the engine says where that, and not it, could not go on
 CALLED_OFF_SECONDS, LOCK_PAUSE_SECONDS = 3, 0.02
 _CREDENTIALS = struct.Struct("=iII")  # unix(7): pid, uid, gid
@@ -159,15 +158,13 @@ class Starting:
         return f"nothing has happened for {STALL_SECONDS} s" if progress.stalls() else ""
 
     def _heard(self) -> list[bytes]:
-        """What the runtime has said; of the first task, its pid."""
-        lines = (self._events.read(select.PIPE_BUF) or b"").splitlines()
-        for line in lines:
-            word, _, pid = line.partition(b" ")
-            if word == b"first":
-                self._pid = int(pid)
-                with contextlib.suppress(ProcessLookupError):
-                    self._first = [open(os.pidfd_open(self._pid), "rb", buffering=0)]
-        return lines
+        """What the runtime has said; the first task, once there is one, is watched from then on."""
+        words = (self._events.read(select.PIPE_BUF) or b"").splitlines()
+        if b"first" in words:
+            self._pid = int((pending_dir(self.container) / "task").read_text())
+            with contextlib.suppress(ProcessLookupError):
+                self._first = [open(os.pidfd_open(self._pid), "rb", buffering=0)]
+        return words
 
     def _start(self) -> None:
         try:
@@ -194,17 +191,16 @@ class Progress:
     def __init__(self, container: str) -> None:
         self._pending = pending_dir(container)
         self.work = work_of(self._pending)
-        self._size, self._since = -1, freezer.deadline(0)
+        self._seen, self._since = (False, 0), freezer.deadline(0)
 
     def stalls(self) -> bool:
         """Whether the log has not grown for long; or, where the restore is over, the engine has not gone on since."""
         size = 0  # runc has not come to start CRIU
         with contextlib.suppress(FileNotFoundError):
             size = (self.work / "restore.log").stat().st_size
-        if (self._pending / "restored").exists():
-            size = RESTORED
-        if size != self._size:
-            self._size, self._since = size, freezer.deadline(0)
+        seen = (self._pending / "restored").exists(), size
+        if seen != self._seen:
+            self._seen, self._since = seen, freezer.deadline(0)
         return freezer.deadline(-STALL_SECONDS) > self._since
 
 

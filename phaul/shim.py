@@ -268,9 +268,9 @@ def early(first: int, ended: int, restorer: int, pid_file: str, pending: str) ->
     if first not in ready:
         return os.waitstatus_to_exitcode(os.waitpid(restorer, 0)[1]) or 1
     pid = int(os.read(first, 32))
-    announce(pending, b"first %d\n" % pid)
     write(str(pid), pending, "task")
     write(str(pid), pid_file)
+    announce(pending, b"first\n")
     return 0
 
 
