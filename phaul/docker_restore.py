@@ -4,7 +4,8 @@
 {images, work, switches}, events (a fifo on which "poised", "first" and "held" come), wait.sock and hold.sock,
 bundle (the path of the runtime's own), criu.conf, cgroup (that which hold.sh froze), task (the first one's
 pid), restored (the same, when it is; released in its place, once the tasks run), and, for hold.sh to carry
-out in the new network namespace, rules and early.
+out in the new network namespace, rules and early. <work>/images/descriptors.json is a fifo, at which runc waits for
+the images.
 """
 
 from __future__ import annotations
@@ -309,6 +310,7 @@ def _end_restore(container: str) -> None:
         return
     try:
         for patience in (CALLED_OFF_SECONDS, EXIT_SECONDS):
+            _shut_gate(pending)
             if _becomes_free(lock, patience):
                 return
             criu_api.kill(work_of(pending))
@@ -317,6 +319,16 @@ def _end_restore(container: str) -> None:
         raise PhaulError("A restore that was called off does not end.", code="not-ended")
     finally:
         os.close(lock)
+
+
+def _shut_gate(pending: Path) -> None:
+    """Of no images runc gives up: its engine, as it died, took the runtime with it, which should have told runc.
+
+    Where runc waits for nothing there is no fifo any more that somebody reads, and nothing is done.
+    """
+    with contextlib.suppress(OSError):
+        gate = work_of(pending) / "images" / "descriptors.json"
+        os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 def _becomes_free(lock: int, seconds: float) -> bool:

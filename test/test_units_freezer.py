@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -109,6 +110,26 @@ def test_a_restore_that_is_discarded_spares_a_stranger(
     docker_restore.discard(CONTAINER)
     assert stranger.poll() is None
     assert not (tmp_path / CONTAINER).exists()
+
+
+def test_a_runc_that_still_waits_for_the_images_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime, which should have told it, went with the engine."""
+    monkeypatch.setattr(docker_restore.places, "RESTORE", tmp_path)
+    pending, images = tmp_path / CONTAINER, tmp_path / "work" / "images"
+    pending.mkdir()
+    images.mkdir(parents=True)
+    (pending / "restore.json").write_text(json.dumps({"work": str(images.parent)}))
+    os.mkfifo(images / "descriptors.json")
+    waits = ["sh", "-c", 'exec 9>"$1"; flock 9; echo waits; exec cat "$2"', "sh"]
+    runc = subprocess.Popen([*waits, pending / "lock", images / "descriptors.json"], stdout=subprocess.PIPE)
+    try:
+        assert runc.stdout and runc.stdout.readline() == b"waits\n"
+        docker_restore.discard(CONTAINER)
+        assert runc.wait(10) == 0
+    finally:
+        runc.kill()
+        runc.communicate()
+    assert not pending.exists()
 
 
 def test_a_release_thaws_no_stranger(
