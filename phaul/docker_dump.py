@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from phaul import criu_api, criu_images, criu_log, diagnosis
+from phaul import criu_api, criu_images, criu_log, diagnosis, dump_pages, dump_unseen
 from phaul.docker_lazy import LazyDump
 from phaul.errors import HaulFailed
 from phaul.run import ended, start
+from phaul.tasks import Crew
 
 ENGINE_RUN = Path("/run/docker")
 DUMP_SECONDS = 3600
@@ -46,8 +47,8 @@ def cgroup_switches(runc: tuple[int, ...]) -> list[str]:
 class Dump:
     """A dump that waits for finish(), when the tasks are frozen, as they stay.
 
-    Without memory where it is to be `lazy`. `runc` is its version, `network` what CRIU's configuration
-    says of connections.
+    Without memory where it is to be `lazy`; CRIU does not even see it, where the kernel tells P.Haul of all of it.
+    `runc` is its version, `network` what CRIU's configuration says of connections.
     """
 
     def __init__(
@@ -66,7 +67,15 @@ class Dump:
         self._gone = False
         self._poised, self._go = _fifo(work / POISED), _fifo(work / GO)
         # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
-        argv: list[str | Path] = ["runc", "--root", runtime_root(container), "checkpoint", "--leave-running"]
+        self._blind = lazy and dump_unseen.possible()
+        argv: list[str | Path] = [
+            *(dump_unseen.WRAPPER if self._blind else ()),
+            "runc",
+            "--root",
+            runtime_root(container),
+            "checkpoint",
+            "--leave-running",
+        ]
         argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
         if SKIP in network and runc >= SKIPS:
             argv.append("--tcp-skip-in-flight")  # such a runc says yes or no to CRIU, whatever its configuration says
@@ -84,19 +93,24 @@ class Dump:
         if self._poised not in ready:
             self._fail()
 
-    def finish(self) -> None:
+    def finish(self, pids: list[int]) -> None:
         """The tasks are frozen: write the images. Raises HaulFailed (dump) with CRIU's deciding line."""
         self._gone = True
-        os.write(self._go, b"go\n")
-        if self._lazy:
-            written = self._lazy.written(DUMP_SECONDS)
-        else:
-            written = ended(self._process, timeout=DUMP_SECONDS).code == 0
-        if not written:
-            self._fail()
+        hidden = dump_unseen.hide(pids, self._process.pid) if self._blind else []
+        with Crew() as crew:
+            looked = crew.add(dump_unseen.look, hidden)
+            os.write(self._go, b"go\n")
+            if not self._is_written():
+                self._fail()
+        dump_pages.add(self._images, looked.result())
         criu_images.mend(self._images, self._work / "dump.log")
         if not self._ignore:
             criu_images.leave_cgroups(self._images)
+
+    def _is_written(self) -> bool:
+        if self._lazy:
+            return self._lazy.written(DUMP_SECONDS)
+        return ended(self._process, timeout=DUMP_SECONDS).code == 0
 
     def await_end(self) -> None:
         """CRIU has let go of the tasks, and left them as frozen as they were. Raises HaulFailed (dump)."""

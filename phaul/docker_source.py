@@ -284,9 +284,9 @@ class DockerSource:
             self.begun.close()
             self.begun = self._begin_dump(images, lazy=lazy)
             self.begun.until_poised()
-        self.begun.finish()
         pid = int(self.inspect["State"]["Pid"])
         pids = freezer.of(pid).pids()
+        self.begun.finish(pids)
         LOG.debug("dumped")
         ordered = [pid, *(other for other in pids if other != pid)]
         return Dumped({**self.network.options(lines), "lazy": lazy}, tasks_seen.expectation(ordered))

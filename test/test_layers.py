@@ -26,10 +26,10 @@ LAYERS = {
     "host": "freezer tasks_seen task_sockets task_checks firewall sample journal htype host_facts verify",
     "files": "forecast pre_copy pre_compare images fs_haul fs_haul_subtree fs_watch fs_changes fs_passes",
     "drivers": "criu_images criu_api pid_files p_haul_pid docker_config docker_api docker_rootfs docker_image "
-    "docker_logs docker_networks docker_wanted docker_lazy docker_dump docker_restore docker_confined "
-    "docker_mount_checks docker_checks docker_execs docker_names docker_policy_mounts docker_policy_networks "
-    "docker_policy docker_volumes docker_host_checks docker_network_checks docker_target_checks docker_source_network "
-    "docker_source docker_target docker_project p_haul_docker",
+    "docker_logs docker_networks docker_wanted dump_unseen dump_pages docker_lazy docker_dump docker_restore "
+    "docker_confined docker_mount_checks docker_checks docker_execs docker_names docker_policy_mounts "
+    "docker_policy_networks docker_policy docker_volumes docker_host_checks docker_network_checks "
+    "docker_target_checks docker_source_network docker_source docker_target docker_project p_haul_docker",
     "workers": "preflight outlook prospect session service post_copy resolve guard check desk iters",
     "programs": "host_setup bundle project history standing check_document check_text check_command args_parser "
     "service_args manual pager_keeper pager",

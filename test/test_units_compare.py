@@ -205,7 +205,7 @@ def test_memory_is_listed_the_same_on_a_kernel_without_scans(copying: Copying, m
     for first, pages in ((0, 1), (5, 20), (30, 90), (199, 1)):
         copying.write(first, pages, 7)
     scanned = dirty.pages(copying.puppet.pid, only_dirty=False)
-    monkeypatch.setattr(dirty, "_can_scan", lambda: False)
+    monkeypatch.setattr(dirty, "can_scan", lambda: False)
     monkeypatch.setattr(dirty, "_LISTED_PAGES", 16)
     listed = dirty.pages(copying.puppet.pid, only_dirty=False)
     ours = [(a, b) for a, b in listed if BASE <= a < BASE + PAGES * PAGE]

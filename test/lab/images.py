@@ -4,6 +4,7 @@ busybox          every applet, and /bin/ticker; runs sh
 busybox-layered  the same on top of two layers more, 1 MiB of incompressible bytes in one of them
 memhog           /bin/memhog on top of busybox's layer
 shifter          /bin/shifter on top of it
+kinds            /bin/kinds on top of it
 workload         /bin/workload, what the benchmark hauls, on top of the same
 apps             Debian's redis-server, memcached, node, python3 with their libraries
 services         Debian's nginx, postgres with pgbench and amcheck, redis-server
@@ -105,6 +106,10 @@ def shifter_layer() -> Path:
     return layer_of_files("shifter", {"bin/shifter": program("shifter")}, {})
 
 
+def kinds_layer() -> Path:
+    return layer_of_files("kinds", {"bin/kinds": program("kinds")}, {})
+
+
 def workload_layer() -> Path:
     return layer_of_files("workload", {"bin/workload": program("workload")}, {})
 
@@ -138,6 +143,7 @@ IMAGES: dict[str, tuple[tuple[Callable[[], Path], ...], tuple[str, ...]]] = {
     "busybox-layered": ((busybox_layer, noise_layer, note_layer), ("sh",)),
     "memhog": ((busybox_layer, memhog_layer), ("memhog", "16")),
     "shifter": ((busybox_layer, shifter_layer), ("shifter", "16")),
+    "kinds": ((busybox_layer, kinds_layer), ("kinds",)),
     "workload": ((busybox_layer, workload_layer), ("sh",)),
     "apps": ((apps_layer,), ("bash",)),
     "services": ((services_layer,), ("bash",)),

@@ -7,7 +7,7 @@ from pathlib import Path
 from . import cache
 
 GUEST = Path(__file__).resolve().parent / "guest"
-PROGRAMS = ("enter", "init", "ticker", "memhog", "shifter", "workload", "share", "delay")
+PROGRAMS = ("enter", "init", "ticker", "memhog", "shifter", "kinds", "workload", "share", "delay")
 COMPILE = ("gcc", "-O2", "-Wall", "-static", "-pthread")
 
 

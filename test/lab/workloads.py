@@ -46,6 +46,14 @@ def shifter(host: Host, name: str, *docker_args: str, mib: int) -> str:
     return container
 
 
+def kinds(host: Host, name: str, *docker_args: str) -> str:
+    """Start a container with memory of each kind that a program has; its id."""
+    images.load(host, "kinds")
+    container = host.docker("run", "-d", "--name", name, *docker_args, "kinds", "kinds")
+    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
+    return container
+
+
 def file_in(host: Host, name: str, path: str) -> bytes:
     """A file of a container, which may be running, frozen or ended."""
     with tarfile.open(fileobj=io.BytesIO(host.engine.archive(name, path))) as tar:

@@ -1,0 +1,60 @@
+"""A dump in which CRIU sees no memory: its images are the same as if it had, and each kind of memory arrives."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from faults import ended, under_way
+from hauling import haul, left, settled, state, wait_for
+from lab import Host, images, workloads
+
+PAGES_OF_KINDS = 2 * 10 * 256  # more, or fewer, by what the program itself has
+
+
+def arrived(a: Host, b: Host) -> None:
+    """It goes on at b, where all of its memory is right; it is removed from both then."""
+    done = workloads.ticks(a, "kinds")[-1][0]
+    workloads.check_counter(workloads.wait_ticks(b, "kinds", done + 20))
+    workloads.check_memory(b, "kinds")
+    assert state(a, "kinds") == "exited"
+    for host in (a, b):
+        host.docker("rm", "-f", "kinds")
+
+
+def test_the_images_are_as_criu_writes_them(a: Host) -> None:
+    container = workloads.kinds(a, "kinds")
+    a.docker("pause", "kinds")
+    try:
+        said = json.loads(a.run("python3", "/opt/phaul/test/two_dumps.py", container, timeout=120).out)
+    finally:
+        a.docker("unpause", "kinds")
+    pages = said.pop("pages")
+    assert said == {}
+    assert pages > PAGES_OF_KINDS // 2
+    before = workloads.ticks(a, "kinds")[-1][0]
+    workloads.wait_ticks(a, "kinds", before + 2)
+    assert workloads.check_memory(a, "kinds")
+    a.docker("rm", "-f", "kinds")
+
+
+@pytest.mark.parametrize("mode", ["auto", "postcopy"])
+def test_each_kind_arrives(a: Host, b: Host, mode: str) -> None:
+    for host in (a, b):
+        images.load(host, "kinds")
+    rest = {host.name: settled(host) for host in (a, b)}
+    workloads.kinds(a, "kinds")
+    haul(a, "docker", "kinds", b.ip, "--mode", mode)
+    arrived(a, b)
+    for host in (a, b):
+        wait_for(lambda host=host: left(host, rest[host.name]) == [], f"the rest of {host.name}")
+
+
+@pytest.mark.parametrize("lacks", ["set=phaul.dump_unseen:_CLONE_NEWNS=67108864", "set=phaul.dirty:PAGEMAP_SCAN=0"])
+def test_without_what_hides_them_criu_takes_the_pages(a: Host, b: Host, lacks: str) -> None:
+    """No namespace can be entered; a kernel that has no PAGEMAP_SCAN."""
+    workloads.kinds(a, "kinds")
+    with under_way(a, b, (lacks,), ("--mode", "postcopy"), name="kinds") as hauling:
+        done = ended(hauling)
+    assert done.code == 0, done
+    arrived(a, b)
