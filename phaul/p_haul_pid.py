@@ -214,7 +214,7 @@ class Target:
         if refused := Target.admit(wanted, policy):
             return Answer(tuple(refused))
         here = os.uname().nodename
-        found = pycriu_blockers(here)
+        found = [*pycriu_blockers(here), *_confined(here)]
         taken = [number for number in wanted["threads"] if Path(f"/proc/{int(number)}").exists()]
         if taken:
             reason = f"Pid {taken[0]} is in use on {here}, and the process keeps its pid"
@@ -291,6 +291,14 @@ class Target:
             if came_since(pid, boot=args["boot"], seconds=args["since"]):
                 os.kill(pid, signal.SIGKILL)
                 freezer.await_exit(pid, timeout=EXIT_SECONDS)
+
+
+def _confined(here: str) -> list[Blocker]:
+    """What is restored is a process of the service, in its namespaces; where it is a unit, it also ends with that."""
+    if tasks_seen.namespace(os.getpid(), "mnt") == tasks_seen.namespace(1, "mnt"):
+        return []
+    reason = f"p.haul-service on {here} is confined to a mount namespace (as its systemd unit is), the process would be"
+    return [Blocker("service-confined", reason, "start p.haul-service there by hand", "haul type pid")]
 
 
 def _move_log(log: Path, logs: Path) -> None:

@@ -99,3 +99,10 @@ def test_the_target_is_the_source_itself(paired: Lab, clean_lab: Lab) -> None:
     with Service(a):
         assert "name another one" in refusal(a, a, "same-host")
         assert haul(a, "docker", "bad", a.ip, check=False).code == 3
+
+
+def test_the_service_sees_other_mounts_than_the_host(paired: Lab, clean_lab: Lab) -> None:
+    a, b = clean_lab.hosts
+    with Service(b, command=("unshare", "--mount", "p.haul-service")):
+        said = refusal(a, b, "service-confined", subject=start(a), kind="pid")
+    assert "start p.haul-service there by hand" in said
