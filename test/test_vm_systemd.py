@@ -29,6 +29,15 @@ bounds=$(sed -n 's/^CapBnd:\\s*/0x/p' /proc/$pid/status)
 echo $(($(sed -n 's/^Seccomp:\\s*//p' /proc/$pid/status) * 2 + (bounds >> 25 & 1)))
 nsenter -t $pid -m ls /usr/lib/modules/$(uname -r) >/dev/null 2>&1 && echo seen || echo denied
 nsenter -t $pid -m head -c 1 /dev/kmsg >/dev/null 2>&1 && echo seen || echo denied
+nsenter -t $pid -m sh -c 'echo >/etc/of-a-test' 2>/dev/null && echo written || echo denied
+nsenter -t $pid -m sh -c 'echo >/etc/phaul/of-a-test && rm /etc/phaul/of-a-test' && echo written || echo denied
+"""
+# Whether a shell in its cgroup can read a disk, and make a device file.
+WITH_DEVICES = f"""
+echo $$ >/sys/fs/cgroup$(systemctl show --value --property=ControlGroup {UNIT})/cgroup.procs
+disk=$(lsblk -dno PATH | head -1)
+head -c 1 $disk >/dev/null 2>&1 && echo seen || echo denied
+mknod /run/of-a-test c 0 0 && rm /run/of-a-test && echo made || echo denied
 """
 
 
@@ -75,7 +84,8 @@ def test_a_haul_to_the_unit(unit: VmLab) -> None:
     assert inspect(b, "count")["Id"] != old
     stats = b.docker("exec", "count", "stat", "-c", "%a %u %g", "/data/file", "/bound/file")
     assert stats.splitlines() == ["4755 7 8"] * 2
-    assert b.run("sh", "-c", IN_SANDBOX).out.split() == ["4", "denied", "denied"]
+    assert b.run("sh", "-c", IN_SANDBOX).out.split() == ["4", "denied", "denied", "denied", "written"]
+    assert b.run("sh", "-c", WITH_DEVICES).out.split() == ["denied", "made"]
     # What the engine started for it is no part of the unit: stopping that leaves the container alone.
     b.run("systemctl", "stop", UNIT, timeout=120)
     assert shown(b, "Result") == "success"
