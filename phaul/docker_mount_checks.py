@@ -78,12 +78,23 @@ def binds_here(wanted: Json, here: str) -> list[Finding]:
             if path.exists() and (not path.is_dir() or any(path.iterdir())):
                 remedy = "move it away, or leave out --copy-binds to use it"
                 found.append(Blocker("bind-exists", f"{source} on {here} is not empty", remedy, here))
+            if _is_read_only(path):
+                remedy = "let p.haul-service write there (its unit has ProtectSystem=full), or leave out --copy-binds"
+                found.append(
+                    Blocker("bind-read-only", f"{source} on {here} is on a read-only file system", remedy, here)
+                )
         elif not path.exists():
             reason = f"The bind-mounted {kind} {source} is not on {here}"
             found.append(Blocker("bind-missing", reason, "put it there or use --copy-binds", here))
         else:
             found += _used(source, wanted, here)
     return found
+
+
+def _is_read_only(path: Path) -> bool:
+    """Whether nothing can be made there, or where the directories to it end."""
+    there = next(one for one in (path, *path.parents) if one.exists())
+    return bool(os.statvfs(there).f_flag & os.ST_RDONLY)
 
 
 def _used(source: str, wanted: Json, here: str) -> list[Finding]:

@@ -184,6 +184,21 @@ def test_a_volume_that_is_a_directory(a: Host, b: Host, there: str) -> None:
         a.docker("volume", "rm", "data")
 
 
+@pytest.mark.parametrize("there", ["nothing", "an empty directory"])
+def test_a_directory_where_nothing_can_be_written(a: Host, b: Host, there: str) -> None:
+    with directory(a, "/srv/bound"):
+        a.docker("run", "-d", "--name", "bad", "-v", "/srv/bound:/bound", *SLEEP)
+        b.run("mount", "-t", "tmpfs", "none", "/srv")
+        try:
+            b.run("mkdir", *(() if there == "nothing" else ("/srv/bound",)), "/srv/other")
+            b.run("mount", "-o", "remount,ro", "/srv")
+            said = refusal(a, b, "bind-read-only", "--copy-binds")
+        finally:
+            b.run("umount", "/srv")
+        a.docker("rm", "-f", "bad")
+    assert "/srv/bound on b is on a read-only file system" in said
+
+
 def test_too_little_memory(a: Host, b: Host) -> None:
     hold = "import os, time; kept = os.urandom(64 << 20); print('ready', flush=True); time.sleep(100000)"
     a.docker("run", "-d", "--name", "bad", *PYTHON, "-c", hold)
