@@ -54,12 +54,15 @@ class Area:
 
 
 def add(images: Path, looked: Sequence[Looked]) -> None:
-    """To the images of a dump, once CRIU is through with the tasks. Raises HaulFailed (pages), OSError."""
+    """To the images of a dump, once CRIU is through with the tasks. Raises HaulFailed (pages, dump)."""
     kinds: Any = importlib.import_module("pycriu.images.pb")
-    for one in looked:
-        # There is none of a task that has ended.
-        if (images / f"mm-{one.inner}.img").exists():
-            _add(images, one, kinds)
+    try:
+        for one in looked:
+            # There is none of a task that has ended.
+            if (images / f"mm-{one.inner}.img").exists():
+                _add(images, one, kinds)
+    except OSError as error:
+        raise HaulFailed(f"The images of the dump cannot be completed: {error.strerror}.", code="dump") from None
 
 
 def _add(images: Path, looked: Looked, kinds: Any) -> None:

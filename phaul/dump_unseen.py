@@ -25,6 +25,7 @@ from phaul.procfs import PROC
 LOG = logging.getLogger("phaul.dump")
 WRAPPER = ("unshare", "--mount", "--propagation", "unchanged")
 GUARDS_SINCE = (6, 13)
+WORTH_BYTES = 16 << 20  # a task costs P.Haul a millisecond, and CRIU that for so much memory
 _CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000  # linux/sched.h
 _MS_BIND, _MS_PRIVATE = 1 << 12, 1 << 18  # linux/mount.h
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -47,11 +48,12 @@ def possible() -> bool:
 
 def hide(pids: Sequence[int], runc: int) -> list[int]:
     """From CRIU, which the process `runc`, started with WRAPPER, has started: the frozen tasks of which it sees no page
-    now. The others, where that cannot be, it dumps with their memory.
+    now. The others, which are small, or where that cannot be, it dumps with their memory.
     """
+    large = [pid for pid in pids if tasks_seen.memory([pid]) >= WORTH_BYTES]
     hidden: list[int] = []
     # It ends in another mount namespace than it began in.
-    thread = threading.Thread(target=_cover, args=(pids, runc, hidden), name="unseen")
+    thread = threading.Thread(target=_cover, args=(large, runc, hidden), name="unseen")
     thread.start()
     thread.join()
     return hidden

@@ -6,14 +6,18 @@ import json
 
 import pytest
 from faults import ended, under_way
-from hauling import haul, left, settled, state, wait_for
+from hauling import left, settled, state, wait_for
 from lab import Host, images, workloads
 
+ANY = "set=phaul.dump_unseen:WORTH_BYTES=0"
 PAGES_OF_KINDS = 2 * 10 * 256  # more, or fewer, by what the program itself has
 
 
-def arrived(a: Host, b: Host) -> None:
+def moved(a: Host, b: Host, *words: str, mode: str) -> None:
     """It goes on at b, where all of its memory is right; it is removed from both then."""
+    with under_way(a, b, words, ("--mode", mode), name="kinds") as hauling:
+        ended_so = ended(hauling)
+    assert ended_so.code == 0, ended_so
     done = workloads.ticks(a, "kinds")[-1][0]
     workloads.check_counter(workloads.wait_ticks(b, "kinds", done + 20))
     workloads.check_memory(b, "kinds")
@@ -44,8 +48,7 @@ def test_each_kind_arrives(a: Host, b: Host, mode: str) -> None:
         images.load(host, "kinds")
     rest = {host.name: settled(host) for host in (a, b)}
     workloads.kinds(a, "kinds")
-    haul(a, "docker", "kinds", b.ip, "--mode", mode)
-    arrived(a, b)
+    moved(a, b, ANY, mode=mode)
     for host in (a, b):
         wait_for(lambda host=host: left(host, rest[host.name]) == [], f"the rest of {host.name}")
 
@@ -54,7 +57,4 @@ def test_each_kind_arrives(a: Host, b: Host, mode: str) -> None:
 def test_without_what_hides_them_criu_takes_the_pages(a: Host, b: Host, lacks: str) -> None:
     """No namespace can be entered; a kernel that has no PAGEMAP_SCAN."""
     workloads.kinds(a, "kinds")
-    with under_way(a, b, (lacks,), ("--mode", "postcopy"), name="kinds") as hauling:
-        done = ended(hauling)
-    assert done.code == 0, done
-    arrived(a, b)
+    moved(a, b, ANY, lacks, mode="postcopy")
