@@ -23,6 +23,7 @@ from phaul.errors import HaulFailed
 PAGE = 4096
 PAGEMAP_SCAN = 0xC0606610
 FILE, PRESENT, SWAPPED, PFNZERO, SOFT_DIRTY, GUARD = 4, 8, 16, 32, 128, 256
+MADV_GUARD_INSTALL = 102
 _REGIONS = 512
 _LISTED_PAGES, _ENTRY = 1 << 14, 8
 _KERNEL = 1 << 63  # half of the addresses are its own
@@ -134,8 +135,16 @@ def can_scan() -> bool:
 
 @cache
 def tells_guards() -> bool:
-    """Whether its PAGEMAP_SCAN tells of guard regions, as it does since Linux 6.16; there are such since 6.13."""
+    """Whether its PAGEMAP_SCAN tells of guard regions, as it does since Linux 6.16."""
     return _tells(GUARD)
+
+
+@cache
+def has_guards() -> bool:
+    """Whether it has any, as it does since Linux 6.13."""
+    page = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    at = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    return not _LIBC.madvise(ctypes.c_void_p(at), ctypes.c_size_t(PAGE), MADV_GUARD_INSTALL)
 
 
 def _tells(category: int) -> bool:
@@ -180,7 +189,7 @@ def _scan(pid: int, start: int, end: int, *, must: int = 0, tell: int = PRESENT 
                 why = ctypes.get_errno()
                 if why == errno.ESRCH:
                     raise ProcessLookupError
-                raise HaulFailed(f"The kernel does not tell which pages changed: {os.strerror(why)}.", code="dirty")
+                raise HaulFailed(f"The kernel does not tell of a process's pages: {os.strerror(why)}.", code="dirty")
             yield from ((region.start, region.end, region.categories) for region in regions[:count])
             start = wish.walk_end
     finally:

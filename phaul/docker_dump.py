@@ -67,9 +67,9 @@ class Dump:
         self._gone = False
         self._poised, self._go = _fifo(work / POISED), _fifo(work / GO)
         # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
-        self._blind = lazy and dump_unseen.possible()
+        self._cover = dump_unseen.Cover() if lazy and dump_unseen.possible() else None
         argv: list[str | Path] = [
-            *(dump_unseen.WRAPPER if self._blind else ()),
+            *(dump_unseen.WRAPPER if self._cover else ()),
             "runc",
             "--root",
             runtime_root(container),
@@ -94,9 +94,9 @@ class Dump:
             self._fail()
 
     def finish(self, pids: list[int]) -> None:
-        """The tasks are frozen: write the images. Raises HaulFailed (dump) with CRIU's deciding line."""
+        """The tasks are frozen: write the images. Raises HaulFailed (dump) with CRIU's deciding line, (gone, pages)."""
         self._gone = True
-        hidden = dump_unseen.hide(pids, self._process.pid) if self._blind else []
+        hidden = self._cover.hide(pids, self._process.pid) if self._cover else []
         with Crew() as crew:
             looked = crew.add(dump_unseen.look, hidden)
             os.write(self._go, b"go\n")
@@ -131,6 +131,8 @@ class Dump:
             ended(self._process, timeout=END_SECONDS)
         if self._lazy:
             self._lazy.close()
+        if self._cover:
+            self._cover.close()
         for name, descriptor in ((POISED, self._poised), (GO, self._go)):
             os.close(descriptor)
             (self._work / name).unlink()

@@ -2,8 +2,8 @@
 
 Images are as CRIU's images/pagemap.proto, mm.proto and vma.proto say; what is in them, as its criu/mem.c has it: of the
 vdso, and of rings for asynchronous input and output, every page; of other private memory the pages that are there and
-no file's. Those of anonymous memory come later (lazy) unless it is locked. CRIU means to write at once those that a
-stack pointer points to as well, but does not (4.2), and they need not be.
+no file's. Those of anonymous memory come later (lazy) unless it is locked, or in pages of hugetlb. CRIU means to write
+at once those that a stack pointer points to as well, but does not (4.2), and they need not be.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import contextlib
 import importlib
 import os
 import struct
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,9 +24,9 @@ from phaul.dump_unseen import Looked
 from phaul.errors import HaulFailed
 
 # Of mappings, as criu/include/image.h numbers them.
-REGULAR, VSYSCALL, VDSO, VVAR, RING, SHADOW, GUARD, PROBES = (1 << bit for bit in (0, 2, 3, 12, 13, 15, 16, 17))
+REGULAR, VSYSCALL, VDSO, VVAR, RING, GUARD, PROBES = (1 << bit for bit in (0, 2, 3, 12, 13, 16, 17))
 PRIVATE = 1 << 6 | 1 << 9
-MAP_PRIVATE, MAP_ANONYMOUS, MAP_LOCKED = 0x2, 0x20, 0x2000
+MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 0x2, 0x8, 0x20, 0x2000, 0x40000
 PRESENT, LAZY = 4, 2
 _SIZE, _MAGICS, _BLOCK = struct.Struct("=i"), 8, 1 << 20
 
@@ -94,12 +93,13 @@ def _mappings(path: Path, kinds: Any, guards: Sequence[Range]) -> list[Area]:
 
 
 def _is_private(vma: Any) -> bool:
-    return bool(vma.status & REGULAR and vma.status & PRIVATE and not vma.status & (VVAR | VSYSCALL | PROBES))
+    """And to be kept: the kernel may drop what is droppable, as it holds what must not be stored anywhere."""
+    other = vma.status & (VVAR | VSYSCALL | PROBES) or vma.flags & MAP_DROPPABLE
+    return bool(vma.status & REGULAR and vma.status & PRIVATE and not other)
 
 
 def _area(vma: Any) -> Area:
-    anonymous = vma.flags & MAP_ANONYMOUS and vma.flags & MAP_PRIVATE
-    lazy = anonymous and not vma.flags & MAP_LOCKED and not vma.status & SHADOW
+    lazy = vma.flags & MAP_ANONYMOUS and vma.flags & MAP_PRIVATE and not vma.flags & (MAP_LOCKED | MAP_HUGETLB)
     return Area(int(vma.start), int(vma.end), bool(vma.status & (VDSO | RING)), bool(lazy))
 
 
@@ -119,10 +119,9 @@ def _runs(areas: list[Area], pages: list[Range], memory: int, written: list[Run]
         if area.whole:
             yield from filter(None, (_part(run, area) for run in written))
             continue
-        for start, end in islice(pages, bisect_right(pages, area.start, key=itemgetter(1)), None):
-            if start >= area.end:
-                break
-            low, high = max(start, area.start), min(end, area.end)
+        first = bisect_right(pages, area.start, key=itemgetter(1))
+        for number in range(first, bisect_left(pages, area.end, lo=first, key=itemgetter(0))):
+            low, high = max(pages[number][0], area.start), min(pages[number][1], area.end)
             yield Run(low, high, lazy=area.lazy, file=memory, place=low)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from faults import ended, under_way
@@ -11,6 +13,22 @@ from lab import Host, images, workloads
 
 ANY = "set=phaul.dump_unseen:WORTH_BYTES=0"
 PAGES_OF_KINDS = 2 * 10 * 256  # more, or fewer, by what the program itself has
+
+
+POOL, POOL_PAGES = Path("/proc/sys/vm/nr_hugepages"), 16
+
+
+@pytest.fixture
+def hugetlb() -> Iterator[None]:
+    """The machine has huge pages in its pool for as long as the test lasts."""
+    before = POOL.read_text()
+    POOL.write_text(f"{int(before) + POOL_PAGES}")
+    try:
+        if int(POOL.read_text()) < int(before) + POOL_PAGES:
+            pytest.skip("the machine's memory is too scattered for huge pages")
+        yield
+    finally:
+        POOL.write_text(before)
 
 
 def moved(a: Host, b: Host, *words: str, mode: str) -> None:
@@ -26,7 +44,7 @@ def moved(a: Host, b: Host, *words: str, mode: str) -> None:
         host.docker("rm", "-f", "kinds")
 
 
-def test_the_images_are_as_criu_writes_them(a: Host) -> None:
+def test_the_images_are_as_criu_writes_them(a: Host, hugetlb: None) -> None:
     container = workloads.kinds(a, "kinds")
     a.docker("pause", "kinds")
     try:
@@ -43,7 +61,7 @@ def test_the_images_are_as_criu_writes_them(a: Host) -> None:
 
 
 @pytest.mark.parametrize("mode", ["auto", "postcopy"])
-def test_each_kind_arrives(a: Host, b: Host, mode: str) -> None:
+def test_each_kind_arrives(a: Host, b: Host, hugetlb: None, mode: str) -> None:
     for host in (a, b):
         images.load(host, "kinds")
     rest = {host.name: settled(host) for host in (a, b)}

@@ -1,10 +1,11 @@
 /*
  * kinds: has memory of each kind that a program has, and looks at all of it every 10 ms.
  *
- * Private, in every second page only, in huge pages, locked, without any permission, of a file and changed, of a file
- * and not; shared without a file, with one in memory; a ring for asynchronous input and output; a guard region (which
- * is tried: it must not be there to be read), where the kernel has such; stacks of several threads; a child with the
- * same, half of it changed. Appends "NUMBER SECONDS.NANOSECONDS ok|BAD NUMBER" to /ticks, and what is BAD to /bad.
+ * Private, in every second page only, in huge pages (of hugetlb too, where there are such), locked, without any
+ * permission, of a file and changed, of a file and not, droppable (of which nothing is expected); shared without a file,
+ * with one in memory; a ring for asynchronous input and output; a guard region (which is tried: it must not be there to
+ * be read), where the kernel has such; stacks of several threads; a child with the same, half of it changed. Appends
+ * "NUMBER SECONDS.NANOSECONDS ok|BAD NUMBER" to /ticks, and what is BAD to /bad.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -23,12 +24,16 @@
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
 #endif
+#ifndef MAP_DROPPABLE
+#define MAP_DROPPABLE 8
+#endif
 #define PAGE 4096UL
 #define SIZE (256 * PAGE)
 #define HUGE_SIZE (4UL << 20)
 #define THREADS 4
 
 static char *plain, *scattered, *huge, *locked, *hidden, *of_file, *of_same, *shared, *in_memory, *guarded;
+static char *hugetlb, *droppable;
 static char *stacks[THREADS];
 static int guards, good = 1, child;
 static sigjmp_buf back;
@@ -107,6 +112,8 @@ static void look(void)
 	check("plain memory", plain, SIZE, 1, child ? 30 : 1);
 	check("every second page", scattered, SIZE, 2, 2);
 	check("huge pages", huge, HUGE_SIZE, 1, 3);
+	if (hugetlb != MAP_FAILED)
+		check("pages of hugetlb", hugetlb, HUGE_SIZE, 1, 11);
 	check("locked memory", locked, SIZE, 1, 4);
 	must(!mprotect(hidden, SIZE, PROT_READ), "mprotect");
 	check("memory without permission", hidden, SIZE, 1, 5);
@@ -155,6 +162,12 @@ static void make(void)
 	fill(in_memory, SIZE, 1, 9);
 	fill(guarded, SIZE, 1, 10);
 	guards = !madvise(guarded + SIZE / 2, SIZE / 2, MADV_GUARD_INSTALL);
+	hugetlb = mmap(0, HUGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	if (hugetlb != MAP_FAILED)
+		fill(hugetlb, HUGE_SIZE, 1, 11);
+	droppable = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_DROPPABLE | MAP_ANONYMOUS, -1, 0);
+	if (droppable != MAP_FAILED)
+		fill(droppable, SIZE, 1, 12);
 	must(!syscall(SYS_io_setup, 8, &ring), "io_setup");
 }
 
