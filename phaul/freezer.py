@@ -32,7 +32,7 @@ def members(path: Path) -> list[int]:
     """Process ids in the cgroup and below it, as this host's proc shows them."""
     found: list[int] = []
     for procs in (path / "cgroup.procs", *path.glob("*/**/cgroup.procs")):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # it has gone, before or after it was opened
             found += [int(word) for word in procs.read_text().split()]
     return sorted(found)
 

@@ -280,8 +280,13 @@ def held_cgroup(pending: str) -> str:
 
 
 def pids_of(directory: str) -> list[int]:
-    lists = [read(root, "cgroup.procs") for root, _, files in os.walk(directory) if "cgroup.procs" in files]
-    return [int(word) for words in lists for word in words.split()]
+    pids: list[int] = []
+    for root, _, _ in os.walk(directory):
+        try:
+            pids += map(int, read(root, "cgroup.procs").split())
+        except OSError:  # systemd removes what is empty, at any moment
+            pass
+    return pids
 
 
 def mend_oom_score(pending: str, spec: dict[str, Any]) -> None:
@@ -322,7 +327,7 @@ def hold(pending: str) -> int:
                 peer.send(b"started\n")
                 return 0
             elif word == b"discard":
-                end(held_cgroup(pending))
+                give_up(pending)
                 os.rename(os.path.join(pending, "restored"), os.path.join(pending, "discarded"))
                 return 1  # which ends the connection, for an answer
         except OSError:
@@ -340,9 +345,12 @@ def is_there(pending: str) -> bool:
 
 
 def give_up(pending: str) -> None:
-    """What is frozen neither ends, nor can the engine remove it."""
+    """What is frozen neither ends, nor can the engine remove it; what has ended has no cgroup any more, perhaps."""
     try:
-        end(held_cgroup(pending))
+        directory = held_cgroup(pending)
+        kill(pids_of(directory))
+        word, file = ("0", "cgroup.freeze") if os.path.exists(V2) else ("THAWED", "freezer.state")
+        write(word, directory, file)
     except OSError:
         pass
 
@@ -353,12 +361,6 @@ def kill(pids: list[int]) -> None:
             os.kill(pid, 9)
         except ProcessLookupError:
             pass
-
-
-def end(directory: str) -> None:
-    kill(pids_of(directory))
-    word, file = ("0", "cgroup.freeze") if os.path.exists(V2) else ("THAWED", "freezer.state")
-    write(word, directory, file)
 
 
 def announce(pending: str, word: bytes) -> None:

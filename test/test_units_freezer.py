@@ -6,7 +6,9 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,6 +132,24 @@ def test_a_runc_that_still_waits_for_the_images_gives_up(tmp_path: Path, monkeyp
         runc.kill()
         runc.communicate()
     assert not pending.exists()
+
+
+def test_a_hold_of_tasks_whose_cgroup_goes_ends(tmp_path: Path) -> None:
+    """systemd removes a container's scope as soon as its tasks are killed, before they can be thawed."""
+    for name, text in (("lock", ""), ("restored", f"{os.getpid()}\n"), ("cgroup", f"{tmp_path}/gone\n")):
+        (tmp_path / name).write_text(text)
+    program = "import sys; from phaul import shim; sys.exit(shim.hold(sys.argv[1]))"
+    shim = subprocess.Popen([sys.executable, "-c", program, tmp_path], cwd=Path(docker_restore.__file__).parents[1])
+    try:
+        until((tmp_path / "times").exists, "the hold")
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(tmp_path / "hold.sock"))
+            peer.sendall(b"discard\n")
+            assert shim.wait(10) == 1
+    finally:
+        shim.kill()
+        shim.wait()
+    assert (tmp_path / "discarded").exists()
 
 
 def test_a_release_thaws_no_stranger(
