@@ -66,16 +66,12 @@ class Dump:
         self._ignore = cgroup_switches(runc)
         self._gone = False
         self._poised, self._go = _fifo(work / POISED), _fifo(work / GO)
-        # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
         self._cover = dump_unseen.Cover() if lazy and dump_unseen.possible() else None
         argv: list[str | Path] = [
             *(dump_unseen.WRAPPER if self._cover else ()),
-            "runc",
-            "--root",
-            runtime_root(container),
-            "checkpoint",
-            "--leave-running",
+            *("runc", "--root", runtime_root(container), "checkpoint", "--leave-running"),
         ]
+        # A socket that was connected once needs --tcp-established even when the kernel lists it no more.
         argv += ["--image-path", images, "--work-path", work, "--file-locks", "--tcp-established", *self._ignore]
         if SKIP in network and runc >= SKIPS:
             argv.append("--tcp-skip-in-flight")  # such a runc says yes or no to CRIU, whatever its configuration says

@@ -22,12 +22,12 @@ from typing import Any, BinaryIO
 from phaul.dirty import PAGE, Range
 from phaul.dump_unseen import Looked
 from phaul.errors import HaulFailed
+from phaul.pages_images import LAZY, PRESENT
 
 # Of mappings, as criu/include/image.h numbers them.
 REGULAR, VSYSCALL, VDSO, VVAR, RING, GUARD, PROBES = (1 << bit for bit in (0, 2, 3, 12, 13, 16, 17))
 PRIVATE = 1 << 6 | 1 << 9
 MAP_PRIVATE, MAP_DROPPABLE, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 0x2, 0x8, 0x20, 0x2000, 0x40000
-PRESENT, LAZY = 4, 2
 _SIZE, _MAGICS, _BLOCK = struct.Struct("=i"), 8, 1 << 20
 
 
@@ -54,17 +54,17 @@ class Area:
 
 def add(images: Path, looked: Sequence[Looked]) -> None:
     """To the images of a dump, once CRIU is through with the tasks. Raises HaulFailed (pages, dump)."""
-    kinds: Any = importlib.import_module("pycriu.images.pb")
     try:
         for one in looked:
             # There is none of a task that has ended.
             if (images / f"mm-{one.inner}.img").exists():
-                _add(images, one, kinds)
+                _add(images, one)
     except OSError as error:
         raise HaulFailed(f"The images of the dump cannot be completed: {error.strerror}.", code="dump") from None
 
 
-def _add(images: Path, looked: Looked, kinds: Any) -> None:
+def _add(images: Path, looked: Looked) -> None:
+    kinds: Any = importlib.import_module("pycriu.images.pb")
     areas = _mappings(images / f"mm-{looked.inner}.img", kinds, looked.memory.guards)
     table = images / f"pagemap-{looked.inner}.img"
     magics, (head, *entries) = _parts(table.read_bytes())
@@ -108,7 +108,7 @@ def _written(entries: list[bytes], kinds: Any, file: int) -> list[Run]:
     found, place = list[Run](), 0
     for entry in map(kinds.pagemap_entry.FromString, entries):
         if entry.flags & PRESENT:
-            size = int(getattr(entry, "nr_pages", 0) or _count(entry)) * PAGE
+            size = int(entry.nr_pages or entry.compat_nr_pages) * PAGE
             found.append(Run(entry.vaddr, entry.vaddr + size, lazy=False, file=file, place=place))
             place += size
     return found
@@ -150,10 +150,6 @@ def _entries(runs: Sequence[Run], kinds: Any) -> list[bytes]:
         ).SerializeToString()
         for run in runs
     ]
-
-
-def _count(entry: Any) -> int:
-    return int(getattr(entry, entry.DESCRIPTOR.fields_by_number[2].name))
 
 
 def _parts(data: bytes) -> tuple[bytes, list[bytes]]:
