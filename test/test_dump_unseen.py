@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from faults import ended, under_way
-from hauling import left, settled, state, wait_for
+from hauling import left, settled, state
 from lab import Host, images, workloads
 
 ANY = "set=phaul.dump_unseen:WORTH_BYTES=0"
@@ -71,7 +71,7 @@ def test_each_kind_arrives(a: Host, b: Host, hugetlb: None, mode: str) -> None:
     workloads.kinds(a, "kinds")
     moved(a, b, ANY, mode=mode)
     for host in (a, b):
-        wait_for(lambda host=host: left(host, rest[host.name]) == [], f"the rest of {host.name}")
+        assert left(host, rest[host.name]) == []
 
 
 @pytest.mark.parametrize("lacks", ["set=phaul.dump_unseen:_CLONE_NEWNS=67108864", "set=phaul.dirty:PAGEMAP_SCAN=0"])

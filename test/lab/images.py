@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from . import archive, cache, rootfs, tools
@@ -98,20 +99,9 @@ def busybox_layer() -> Path:
     return layer_of_files("busybox", files, links, base=True)
 
 
-def memhog_layer() -> Path:
-    return layer_of_files("memhog", {"bin/memhog": program("memhog")}, {})
-
-
-def shifter_layer() -> Path:
-    return layer_of_files("shifter", {"bin/shifter": program("shifter")}, {})
-
-
-def kinds_layer() -> Path:
-    return layer_of_files("kinds", {"bin/kinds": program("kinds")}, {})
-
-
-def workload_layer() -> Path:
-    return layer_of_files("workload", {"bin/workload": program("workload")}, {})
+def program_layer(name: str) -> Path:
+    """One of the lab's own programs."""
+    return layer_of_files(name, {f"bin/{name}": program(name)}, {})
 
 
 def noise_layer() -> Path:
@@ -141,10 +131,10 @@ def services_layer() -> Path:
 IMAGES: dict[str, tuple[tuple[Callable[[], Path], ...], tuple[str, ...]]] = {
     "busybox": ((busybox_layer,), ("sh",)),
     "busybox-layered": ((busybox_layer, noise_layer, note_layer), ("sh",)),
-    "memhog": ((busybox_layer, memhog_layer), ("memhog", "16")),
-    "shifter": ((busybox_layer, shifter_layer), ("shifter", "16")),
-    "kinds": ((busybox_layer, kinds_layer), ("kinds",)),
-    "workload": ((busybox_layer, workload_layer), ("sh",)),
+    "memhog": ((busybox_layer, partial(program_layer, "memhog")), ("memhog", "16")),
+    "shifter": ((busybox_layer, partial(program_layer, "shifter")), ("shifter", "16")),
+    "kinds": ((busybox_layer, partial(program_layer, "kinds")), ("kinds",)),
+    "workload": ((busybox_layer, partial(program_layer, "workload")), ("sh",)),
     "apps": ((apps_layer,), ("bash",)),
     "services": ((services_layer,), ("bash",)),
 }

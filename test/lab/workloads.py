@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tarfile
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,15 +15,12 @@ from .host import Host
 from .waiting import until
 
 Ticks = list[tuple[int, float]]
-FIRST_TICK_TIMEOUT_S = 120
+TIMEOUT_S, FIRST_TICK_TIMEOUT_S = 30, 120  # the second: where memory is filled before
 
 
 def counter(host: Host, name: str, *docker_args: str) -> str:
     """Start a container that writes a numbered line with the time every 10 ms; its id, once there is a line."""
-    images.load(host, "busybox")
-    container = host.docker("run", "-d", "--name", name, *docker_args, "busybox", "ticker")
-    until(lambda: ticks(host, name), f"the first line of {name}")
-    return container
+    return _started(host, name, docker_args, "busybox", "ticker")
 
 
 def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0, bits: int = 64, also: str = "") -> str:
@@ -31,26 +29,26 @@ def memhog(host: Host, name: str, *docker_args: str, mib: int, hot_mib: int = 0,
     `bits` of each 8-byte word are random, the others are zero, so that it can be compressed. `also` is a
     file, as the container sees it, that each line goes to before it goes to /ticks.
     """
-    images.load(host, "memhog")
-    words = ("memhog", "memhog", str(mib), str(hot_mib), str(bits), *((also,) if also else ()))
-    container = host.docker("run", "-d", "--name", name, *docker_args, *words)
-    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
-    return container
+    words = (str(mib), str(hot_mib), str(bits), *((also,) if also else ()))
+    return _started(host, name, docker_args, "memhog", "memhog", *words, timeout=FIRST_TICK_TIMEOUT_S)
 
 
 def shifter(host: Host, name: str, *docker_args: str, mib: int) -> str:
     """Start a container with so much memory whose mappings change all the time; its id."""
-    images.load(host, "shifter")
-    container = host.docker("run", "-d", "--name", name, *docker_args, "shifter", "shifter", str(mib))
-    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
-    return container
+    return _started(host, name, docker_args, "shifter", "shifter", str(mib), timeout=FIRST_TICK_TIMEOUT_S)
 
 
 def kinds(host: Host, name: str, *docker_args: str) -> str:
     """Start a container with memory of each kind that a program has; its id."""
-    images.load(host, "kinds")
-    container = host.docker("run", "-d", "--name", name, *docker_args, "kinds", "kinds")
-    until(lambda: ticks(host, name), f"the first line of {name}", timeout=FIRST_TICK_TIMEOUT_S)
+    return _started(host, name, docker_args, "kinds", "kinds", timeout=FIRST_TICK_TIMEOUT_S)
+
+
+def _started(
+    host: Host, name: str, docker_args: Sequence[str], image: str, *command: str, timeout: float = TIMEOUT_S
+) -> str:
+    images.load(host, image)
+    container = host.docker("run", "-d", "--name", name, *docker_args, image, *command)
+    until(lambda: ticks(host, name), f"the first line of {name}", timeout=timeout)
     return container
 
 
